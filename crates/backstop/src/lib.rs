@@ -1,0 +1,1 @@
+//! A fallback model for tower services: timeout classifier, rate-limit detector, failover, cached-response fallback.

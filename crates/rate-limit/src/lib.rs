@@ -1,0 +1,1 @@
+//! A tower layer that notices a provider's rate limit, remembers it, and acts before the next refusal.

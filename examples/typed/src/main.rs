@@ -1,0 +1,3 @@
+//! A typed request service behind backstop.
+
+fn main() {}

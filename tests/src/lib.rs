@@ -1,0 +1,1 @@
+//! Tests that cross layers; see the files in this folder.
