@@ -14,6 +14,6 @@ pub enum Dialect {
     Cohere,
     /// Ollama's own chat API.
     Ollama,
-    /// AWS Bedrock Converse and ConverseStream.
+    /// AWS Bedrock `Converse` and `ConverseStream`.
     BedrockConverse,
 }

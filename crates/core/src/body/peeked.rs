@@ -9,7 +9,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{BoxError, ClassifyStream, End, Failure, Outcome};
+use super::{Watch, Watched};
+use crate::{BoxError, ClassifyStream, End, Failure, Outcome, Step};
 
 /// How many bytes [`peek`] holds back at most, unless told otherwise: 4 MiB.
 ///
@@ -29,11 +30,21 @@ pub struct Peeked<B> {
 #[derive(Debug)]
 pub enum Peek<B, C> {
     /// The stream has begun to answer, or too much would have to be held: nobody else may take
-    /// over. The classifier goes on with the rest of the body.
-    Committed(Peeked<B>, C),
+    /// over.
+    Committed(Committed<B, C>),
     /// The body is over or has failed, and this is the outcome. All of what came is in the body,
     /// the error at its end included.
     Decided(Outcome, Peeked<B>),
+}
+
+/// A body that has begun to answer, with the classifier that has read its first frames.
+///
+/// The two stay together so that no byte is classified twice or not at all.
+#[derive(Debug)]
+pub struct Committed<B, C> {
+    body: Peeked<B>,
+    classify: C,
+    step: Step,
 }
 
 /// Reads a body until it commits, fails or ends, and holds what it reads.
@@ -103,36 +114,23 @@ where
                 });
                 held.push_back(frame);
                 let step = step.unwrap_or_default();
-                if step.commits() {
-                    return Peek::Committed(
-                        Peeked {
-                            held,
-                            error: None,
-                            rest: Some(rest),
-                        },
+                let failed = step.failed.filter(|_| !step.commits());
+                if failed.is_none() && !step.commits() && held_bytes <= limit {
+                    continue;
+                }
+                let body = Peeked {
+                    held,
+                    error: None,
+                    rest: Some(rest),
+                };
+                return match failed {
+                    Some(outcome) => Peek::Decided(outcome, body),
+                    None => Peek::Committed(Committed {
+                        body,
                         classify,
-                    );
-                }
-                if let Some(outcome) = step.failed {
-                    return Peek::Decided(
-                        outcome,
-                        Peeked {
-                            held,
-                            error: None,
-                            rest: Some(rest),
-                        },
-                    );
-                }
-                if held_bytes > limit {
-                    return Peek::Committed(
-                        Peeked {
-                            held,
-                            error: None,
-                            rest: Some(rest),
-                        },
-                        classify,
-                    );
-                }
+                        step,
+                    }),
+                };
             }
         }
     }
@@ -147,6 +145,26 @@ pub(super) fn plus(held: u64, rest: Option<SizeHint>) -> SizeHint {
         hint.set_upper(upper);
     }
     hint
+}
+
+impl<B, C: ClassifyStream> Committed<B, C> {
+    /// What the last frame read brought.
+    #[must_use]
+    pub const fn step(&self) -> &Step {
+        &self.step
+    }
+
+    /// The body, to be passed on and classified to its end.
+    pub fn watch<W: Watch>(self, watch: W) -> Watched<Peeked<B>, C, W> {
+        let classified = self.body.held.len();
+        Watched::resume(
+            self.body,
+            self.classify,
+            watch,
+            classified,
+            self.step.failed,
+        )
+    }
 }
 
 impl<B> Peeked<B> {

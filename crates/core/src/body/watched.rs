@@ -16,7 +16,12 @@ use crate::{BoxError, ClassifyStream, End, Failure, Outcome, Step};
 /// Guards that count work in progress belong in it: it lives until the body's outcome is known. It
 /// may be called from `Drop` and must not panic.
 pub trait Watch {
-    /// A chunk passed by.
+    /// A chunk passes by. Cloning it shares its memory.
+    fn on_data(&mut self, data: &Bytes) {
+        let _ = data;
+    }
+
+    /// What a chunk brought. Not called for chunks that were classified before the body was watched.
     fn on_step(&mut self, step: &Step) {
         let _ = step;
     }
@@ -48,6 +53,8 @@ pin_project! {
         watching: Option<Watching<C, W>>,
         pending_error: Option<Failure>,
         done: bool,
+        // Frames still to come that have been classified before.
+        classified: usize,
     }
 
     impl<B, C: ClassifyStream, W: Watch> PinnedDrop for Watched<B, C, W> {
@@ -82,17 +89,30 @@ impl<C: ClassifyStream, W: Watch> Watching<C, W> {
 }
 
 impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
-    /// Watches `inner`.
+    /// Watches `inner` from its beginning.
     pub const fn new(inner: B, classify: C, watch: W) -> Self {
+        Self::resume(inner, classify, watch, 0, None)
+    }
+
+    /// Watches `inner`, of which `classify` has seen the first `classified` frames and learnt that
+    /// the stream `told` of a failure.
+    pub(super) const fn resume(
+        inner: B,
+        classify: C,
+        watch: W,
+        classified: usize,
+        told: Option<Outcome>,
+    ) -> Self {
         Self {
             inner,
             watching: Some(Watching {
                 classify,
                 watch,
-                told: None,
+                told,
             }),
             pending_error: None,
             done: false,
+            classified,
         }
     }
 
@@ -103,6 +123,7 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
             watching: None,
             pending_error: None,
             done: false,
+            classified: 0,
         }
     }
 }
@@ -153,9 +174,14 @@ where
             }
         };
         if let (Some(data), Some(watching)) = (frame.data_ref(), this.watching.as_mut()) {
-            let step = watching.classify.on_data(data);
-            watching.told = watching.told.or(step.failed);
-            watching.watch.on_step(&step);
+            watching.watch.on_data(data);
+            if *this.classified > 0 {
+                *this.classified -= 1;
+            } else {
+                let step = watching.classify.on_data(data);
+                watching.told = watching.told.or(step.failed);
+                watching.watch.on_step(&step);
+            }
         }
         // Whoever reads this may stop at the last frame and never ask for the end.
         if frame.is_trailers() || this.inner.is_end_stream() {
