@@ -1,1 +1,10 @@
-//! Scripted models, fault scripts and the tower contract laws, for testing a stack of backstop layers.
+//! Scripted models, fault scripts and the tower contract laws, for testing a stack of backstop
+//! layers.
+//!
+//! * [`model`]: a model that fails as it is told to, on a real socket or as a tower service, and
+//!   keeps a log of what it was asked.
+//!
+//! Everything here is meant for tests and demonstrations: it favours plain failure over recovery
+//! and keeps what it hears, prompts and headers included.
+
+pub mod model;
