@@ -55,6 +55,13 @@ pub trait Responses<Res> {
     /// The typed extensions to write to, if such responses have any.
     fn extensions_mut(head: &mut Self::Head) -> Option<&mut Extensions>;
 
+    /// Whether the head alone says that this is no answer, though not why. The body is then small
+    /// and may be read before the response is passed on.
+    fn is_failure(head: &Self::Head) -> bool {
+        let _ = head;
+        false
+    }
+
     /// Marks an answer as final: all retries have been made on this side, so the caller should not
     /// add its own.
     fn mark_final(head: &mut Self::Head);
@@ -107,6 +114,11 @@ where
 
     fn extensions_mut(head: &mut Self::Head) -> Option<&mut Extensions> {
         Some(&mut head.extensions)
+    }
+
+    /// True for any status but 2xx.
+    fn is_failure(head: &Self::Head) -> bool {
+        !head.status.is_success()
     }
 
     /// Sets `x-should-retry: false`, which the official OpenAI and Anthropic SDKs obey.

@@ -10,6 +10,6 @@ mod peeked;
 mod replayable;
 mod watched;
 
-pub use peeked::{Committed, DEFAULT_PEEK_LIMIT, Peek, Peeked, peek};
+pub use peeked::{Committed, DEFAULT_PEEK_LIMIT, Peek, PeekFuture, Peeked, peek};
 pub use replayable::Replayable;
 pub use watched::{Watch, Watched};

@@ -1,9 +1,8 @@
 use std::{
     collections::VecDeque,
     fmt,
-    future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -50,89 +49,149 @@ pub struct Committed<B, C> {
 /// Reads a body until it commits, fails or ends, and holds what it reads.
 ///
 /// At most `limit` bytes are held, however they are split into frames, and the frame that passes the
-/// limit. There is no limit of time: race the future against a timer.
-///
-/// # Cancel safety
-///
-/// Dropping the future drops the body, which aborts the response.
-pub async fn peek<B, C>(body: B, mut classify: C, limit: usize) -> Peek<B, C>
+/// limit. There is no limit of time: race the future against a timer, and [`PeekFuture::stop`] it.
+pub fn peek<B, C>(body: B, classify: C, limit: usize) -> PeekFuture<B, C>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
     C: ClassifyStream,
 {
-    let mut rest = Box::pin(body);
-    let mut held = VecDeque::new();
-    let mut held_bytes = 0;
-    loop {
-        // A body may say that it is over with its last frame; HTTP/1 then reads no further.
-        let frame = if rest.is_end_stream() {
-            None
-        } else {
-            poll_fn(|cx| rest.as_mut().poll_frame(cx)).await
-        };
-        match frame {
-            None => {
-                let outcome = classify.on_end(End::Clean(None));
-                return Peek::Decided(
+    PeekFuture {
+        reading: Some(Reading {
+            rest: Box::pin(body),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            classify,
+            step: Step::default(),
+            limit,
+        }),
+    }
+}
+
+/// The future of [`peek`].
+///
+/// # Cancel safety
+///
+/// Dropping it drops the body, which aborts the response; [`stop`](Self::stop) keeps it.
+pub struct PeekFuture<B, C> {
+    reading: Option<Reading<B, C>>,
+}
+
+struct Reading<B, C> {
+    rest: Pin<Box<B>>,
+    held: VecDeque<Frame<Bytes>>,
+    held_bytes: usize,
+    classify: C,
+    step: Step,
+    limit: usize,
+}
+
+// The body is pinned in its own box, and the classifier is never pinned.
+impl<B, C> Unpin for PeekFuture<B, C> {}
+
+impl<B, C> PeekFuture<B, C> {
+    /// Stops before anything is decided: what has been read so far is given out first, and the
+    /// classifier goes on with the rest. `None` when the future is complete.
+    pub fn stop(&mut self) -> Option<Committed<B, C>> {
+        self.reading.take().map(Reading::commit)
+    }
+}
+
+impl<B, C> Future for PeekFuture<B, C>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    C: ClassifyStream,
+{
+    type Output = Peek<B, C>;
+
+    /// # Panics
+    ///
+    /// When it is polled after completion.
+    #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let reading = self.reading.as_mut().expect("polled after completion");
+            // A body may say that it is over with its last frame; HTTP/1 then reads no further.
+            let frame = if reading.rest.is_end_stream() {
+                None
+            } else {
+                ready!(reading.rest.as_mut().poll_frame(cx))
+            };
+            let decided = match frame {
+                None => Some((reading.classify.on_end(End::Clean(None)), None)),
+                Some(Err(error)) => {
+                    let error = error.into();
+                    let outcome = reading.classify.on_end(End::Error(&*error));
+                    let error = Failure::with_source(outcome, error).into();
+                    Some((outcome, Some(error)))
+                }
+                Some(Ok(frame)) => {
+                    let outcome = frame
+                        .trailers_ref()
+                        .map(|trailers| reading.classify.on_end(End::Clean(Some(trailers))));
+                    if let Some(data) = frame.data_ref() {
+                        reading.held_bytes += data.len();
+                        reading.step = reading.classify.on_data(data);
+                    }
+                    reading.held.push_back(frame);
+                    outcome.map(|outcome| (outcome, None))
+                }
+            };
+            let over = decided.is_some();
+            let failed = reading.step.failed.filter(|_| !reading.step.commits());
+            if !over
+                && failed.is_none()
+                && !reading.step.commits()
+                && reading.held_bytes <= reading.limit
+            {
+                continue;
+            }
+            let reading = self.reading.take().expect("checked above");
+            return Poll::Ready(match (decided, failed) {
+                (Some((outcome, error)), _) => Peek::Decided(
                     outcome,
                     Peeked {
-                        held,
+                        held: reading.held,
+                        error,
+                        rest: None,
+                    },
+                ),
+                (None, Some(outcome)) => Peek::Decided(
+                    outcome,
+                    Peeked {
+                        held: reading.held,
                         error: None,
-                        rest: None,
+                        rest: Some(reading.rest),
                     },
-                );
-            }
-            Some(Err(error)) => {
-                let error = error.into();
-                let outcome = classify.on_end(End::Error(&*error));
-                let error = Failure::with_source(outcome, error).into();
-                return Peek::Decided(
-                    outcome,
-                    Peeked {
-                        held,
-                        error: Some(error),
-                        rest: None,
-                    },
-                );
-            }
-            Some(Ok(frame)) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    let outcome = classify.on_end(End::Clean(Some(trailers)));
-                    held.push_back(frame);
-                    return Peek::Decided(
-                        outcome,
-                        Peeked {
-                            held,
-                            error: None,
-                            rest: None,
-                        },
-                    );
-                }
-                let step = frame.data_ref().map(|data| {
-                    held_bytes += data.len();
-                    classify.on_data(data)
-                });
-                held.push_back(frame);
-                let step = step.unwrap_or_default();
-                let failed = step.failed.filter(|_| !step.commits());
-                if failed.is_none() && !step.commits() && held_bytes <= limit {
-                    continue;
-                }
-                let body = Peeked {
-                    held,
-                    error: None,
-                    rest: Some(rest),
-                };
-                return match failed {
-                    Some(outcome) => Peek::Decided(outcome, body),
-                    None => Peek::Committed(Committed {
-                        body,
-                        classify,
-                        step,
-                    }),
-                };
-            }
+                ),
+                (None, None) => Peek::Committed(reading.commit()),
+            });
         }
+    }
+}
+
+impl<B, C> Reading<B, C> {
+    fn commit(self) -> Committed<B, C> {
+        Committed {
+            body: Peeked {
+                held: self.held,
+                error: None,
+                rest: Some(self.rest),
+            },
+            classify: self.classify,
+            step: self.step,
+        }
+    }
+}
+
+impl<B, C> fmt::Debug for PeekFuture<B, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Counts only: the frames are somebody's answer.
+        f.debug_struct("PeekFuture")
+            .field(
+                "held_bytes",
+                &self.reading.as_ref().map(|reading| reading.held_bytes),
+            )
+            .finish_non_exhaustive()
     }
 }
 
@@ -241,5 +300,72 @@ impl<B> fmt::Debug for Peeked<B> {
             .field("held_frames", &self.held.len())
             .field("failed", &self.error.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{FutureExt, stream};
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+    use crate::{Kind, Progress};
+
+    /// Counts bytes; complete after six.
+    struct Six(usize);
+
+    impl ClassifyStream for Six {
+        fn on_data(&mut self, chunk: &[u8]) -> Step {
+            self.0 += chunk.len();
+            Step::progress(Progress::KeepAlive)
+        }
+
+        fn on_end(&mut self, _: End<'_>) -> Outcome {
+            Outcome::new(if self.0 == 6 {
+                Kind::Success
+            } else {
+                Kind::Malformed
+            })
+        }
+    }
+
+    #[test]
+    fn a_stopped_peek_loses_and_repeats_nothing() {
+        let mut poll = 0;
+        let frames = stream::poll_fn(move |_| {
+            poll += 1;
+            let data: &'static [u8] = match poll {
+                1 => b"abc",
+                2 => return Poll::Pending,
+                3 => b"def",
+                _ => return Poll::Ready(None),
+            };
+            Poll::Ready(Some(Ok::<_, Infallible>(Frame::data(Bytes::from_static(
+                data,
+            )))))
+        });
+        let mut peeking = peek(StreamBody::new(frames), Six(0), 1024);
+        assert!((&mut peeking).now_or_never().is_none());
+        let stopped = peeking.stop().expect("not complete");
+        let mut heard = None;
+        let body = stopped.watch(|outcome: &Outcome| heard = Some(outcome.kind()));
+        let bytes = body
+            .collect()
+            .now_or_never()
+            .expect("all is there")
+            .expect("whole")
+            .to_bytes();
+        assert_eq!(&bytes[..], b"abcdef");
+        assert_eq!(heard, Some(Kind::Success), "six bytes were seen, each once");
+    }
+
+    #[test]
+    fn a_complete_peek_cannot_be_stopped() {
+        let empty = StreamBody::new(stream::empty::<Result<Frame<Bytes>, Infallible>>());
+        let mut peeking = peek(empty, Six(0), 1024);
+        assert!((&mut peeking).now_or_never().is_some());
+        assert!(peeking.stop().is_none());
     }
 }
