@@ -3,6 +3,8 @@
 mod dialect;
 pub mod errors;
 mod provider;
+pub mod request;
+pub mod retarget;
 
 pub use dialect::Dialect;
 pub use provider::Provider;
