@@ -213,6 +213,11 @@ impl<B, C: ClassifyStream> Committed<B, C> {
         &self.step
     }
 
+    /// The body alone, when how it goes on does not matter.
+    pub fn into_body(self) -> Peeked<B> {
+        self.body
+    }
+
     /// The body, to be passed on and classified to its end.
     pub fn watch<W: Watch>(self, watch: W) -> Watched<Peeked<B>, C, W> {
         let classified = self.body.held.len();
@@ -239,6 +244,12 @@ impl<B> Peeked<B> {
     /// The frames that are held.
     pub fn held(&self) -> impl Iterator<Item = &Frame<Bytes>> {
         self.held.iter()
+    }
+
+    /// Whether it is known to end in an error.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.error.is_some()
     }
 }
 
