@@ -1,1 +1,63 @@
 //! A tower service and layer that let another model answer when the first cannot.
+//!
+//! [`Failover`] asks its targets one after the other until one begins to answer. It never mentions
+//! HTTP: what it needs of requests and responses comes from the traits of `backstop-core`, so that
+//! typed services work as HTTP ones do.
+//!
+//! * The request is read once, within a limit, and issued anew for every attempt; a larger one is
+//!   sent once and never fails over.
+//! * Every attempt clones its target, waits for the clone to be ready within the attempt's own time
+//!   and calls it with nothing in between.
+//! * An answer is held back until it begins in earnest: at the first text, tool call or piece of
+//!   reasoning, not at the head. Until then another target may take over; after that none ever
+//!   does, and an answer that breaks off ends in an error.
+//! * One deadline holds for the whole call, and part of it is kept for the targets that have not
+//!   been asked ([`Reserve`]).
+//! * The caller's own faults reach the caller unchanged and nobody else is asked. If all targets
+//!   fail, the caller gets the first one's answer, unchanged but for the mark that trying again is
+//!   of no use; if it gave none, a [`Failure`](backstop_core::Failure) with its outcome.
+//! * Who answered is told by the response extension [`Served`](backstop_core::Served).
+//!
+//! ```
+//! use backstop_core::{BoxError, ClassifyErrors, Typed};
+//! use backstop_failover::{Failover, FailoverLayer};
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+//! let large = service_fn(async |_: String| {
+//!     Err::<String, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+//! });
+//! let small = service_fn(async |prompt: String| Ok::<_, BoxError>(format!("{prompt}, yourself")));
+//!
+//! let answering = Failover::builder(ClassifyErrors)
+//!     .protocol::<Typed>()
+//!     .layer()?
+//!     .fallback(small)
+//!     .layer(large);
+//! assert_eq!(answering.oneshot("Hello".to_owned()).await?, "Hello, yourself");
+//! # Ok::<(), BoxError>(())
+//! # })?;
+//! # Ok::<(), BoxError>(())
+//! ```
+
+mod body;
+mod config;
+mod error;
+mod future;
+mod keep;
+mod layer;
+mod policy;
+mod report;
+mod reserve;
+mod service;
+mod target;
+mod timer;
+
+pub use body::ResponseBody;
+pub use config::{DEFAULT_REPLAY_LIMIT, DEFAULT_WAIT, FailoverBuilder};
+pub use error::ConfigError;
+pub use future::ResponseFuture;
+pub use layer::FailoverLayer;
+pub use reserve::Reserve;
+pub use service::Failover;
+pub use target::Target;
