@@ -1,6 +1,13 @@
 use std::{error::Error, fmt};
 
 /// A setting that cannot work, found when a failover is built.
+///
+/// ```
+/// use backstop_failover::budget::{Budget, BudgetConfig};
+///
+/// let error = Budget::new(BudgetConfig::default().share(f64::NAN)).unwrap_err();
+/// assert_eq!(error.field(), "budget.share");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     field: &'static str,
@@ -10,8 +17,23 @@ pub struct ConfigError {
 // === impl ConfigError ===
 
 impl ConfigError {
-    pub(crate) const fn new(field: &'static str, expected: &'static str) -> Self {
+    /// `field` holds something else than what is `expected`.
+    #[must_use]
+    pub const fn new(field: &'static str, expected: &'static str) -> Self {
         Self { field, expected }
+    }
+
+    /// `Ok` when `holds`.
+    pub(crate) fn ensure(
+        holds: bool,
+        field: &'static str,
+        expected: &'static str,
+    ) -> Result<(), Self> {
+        if holds {
+            Ok(())
+        } else {
+            Err(Self::new(field, expected))
+        }
     }
 
     /// The setting that is wrong.

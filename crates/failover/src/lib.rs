@@ -41,15 +41,20 @@
 //! ```
 
 mod body;
+pub mod budget;
 mod config;
+mod epoch;
 mod error;
 mod future;
+pub mod health;
 mod keep;
 mod layer;
 mod policy;
 mod report;
 mod reserve;
 mod service;
+mod skip;
+mod sync;
 mod target;
 mod timer;
 
@@ -60,4 +65,5 @@ pub use future::ResponseFuture;
 pub use layer::FailoverLayer;
 pub use reserve::Reserve;
 pub use service::Failover;
+pub use skip::{SkipReason, Skipped};
 pub use target::Target;
