@@ -1,10 +1,22 @@
 //! What model providers put on the wire: streams, error bodies and headers, as sans-I/O code.
+//!
+//! * [`scan`] cuts bytes into events, [`StreamReader`] reads them in a [`Dialect`].
+//! * [`ClassifyHttp`] tells what an HTTP response is, with the knowledge of [`errors`].
+//! * [`request`] and [`retarget`] rewrite what a target is sent.
+//! * [`answer`] tells a caller in its own dialect that there is no answer.
 
+pub mod answer;
+mod classify;
 mod dialect;
 pub mod errors;
+mod json;
 mod provider;
 pub mod request;
 pub mod retarget;
+pub mod scan;
+mod stream;
 
+pub use classify::{AnswerReader, ClassifyHttp, ERROR_LIMIT, UNARY_LIMIT};
 pub use dialect::Dialect;
 pub use provider::Provider;
+pub use stream::{FinishReason, StreamReader, Usage};

@@ -1,0 +1,468 @@
+use std::fmt;
+
+use backstop_core::{
+    Classify, ClassifyStream, End, Kind, Outcome, Progress, Step, Verdict, outcome_of,
+};
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use memchr::memchr2;
+
+use crate::{
+    Dialect, Provider,
+    errors::{Answer, classify_answer},
+    json::Value,
+    stream::{FinishReason, StreamReader, Usage},
+};
+
+/// How much of the body of a successful answer that is no stream is read: 4 MiB.
+///
+/// The same as what may be held back before an answer commits. An answer of 128 Ki tokens is some
+/// hundred KiB; what is larger carries pictures or sound. Of a larger one it is only checked that it
+/// is whole.
+pub const UNARY_LIMIT: usize = 4 * 1024 * 1024;
+
+/// How much of the body of an error is read: 64 KiB.
+///
+/// Error bodies are a few hundred bytes, but those of validation errors echo the request.
+pub const ERROR_LIMIT: usize = 64 * 1024;
+
+/// Classifies HTTP responses in one dialect: streams by their events, other answers as a whole.
+///
+/// If the response has an [`Outcome`] among its extensions, that decides. Otherwise the body does,
+/// by its content type and what it looks like: a JSON error that comes where a stream was asked for,
+/// and a stream that is labelled as something else, are both understood.
+///
+/// ```
+/// use backstop_core::{Classify, ClassifyStream, End, Kind, Progress, Verdict};
+/// use backstop_wire::{ClassifyHttp, Dialect};
+///
+/// let classify = ClassifyHttp::new(Dialect::OpenAiChat);
+/// let response = http::Response::builder()
+///     .header("content-type", "text/event-stream")
+///     .body(())?;
+/// let verdict = Classify::<http::Request<()>, _>::on_response(&classify, &(), &response);
+/// let Verdict::AtEnd(mut reader) = verdict else { panic!("its body decides") };
+///
+/// let role = br#"data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#;
+/// assert_eq!(reader.on_data(role).progress, Progress::None);
+/// assert_eq!(reader.on_data(b"\n\n").progress, Progress::KeepAlive);
+/// let text = b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+/// assert_eq!(reader.on_data(text).progress, Progress::Token);
+/// // The connection ends, but the answer has not.
+/// assert_eq!(reader.on_end(End::Clean(None)).kind(), Kind::Malformed);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct ClassifyHttp {
+    dialect: Dialect,
+    provider: Provider,
+}
+
+/// Reads the body of one response.
+pub struct AnswerReader {
+    mode: Mode,
+}
+
+enum Mode {
+    Stream(Box<StreamReader>),
+    Whole(Whole),
+    Grpc(Head),
+    Opaque { begun: bool },
+}
+
+/// What is kept of the head of a response.
+struct Head {
+    provider: Provider,
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+/// An answer that is not a stream, or does not look like one yet.
+struct Whole {
+    head: Head,
+    dialect: Dialect,
+    held: Vec<u8>,
+    extent: Extent,
+    decided: Option<Outcome>,
+    /// It passed the limit and is no longer held.
+    too_large: bool,
+}
+
+/// How far a JSON value goes, without reading what is in it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    begun: bool,
+}
+
+// === impl ClassifyHttp ===
+
+impl ClassifyHttp {
+    /// Classifies answers in `dialect`, from a provider that is not known.
+    #[must_use]
+    pub const fn new(dialect: Dialect) -> Self {
+        Self {
+            dialect,
+            provider: Provider::Unknown,
+        }
+    }
+
+    /// Names the provider, whose own error codes and headers are then understood as well.
+    #[must_use]
+    pub const fn provider(mut self, provider: Provider) -> Self {
+        self.provider = provider;
+        self
+    }
+
+    /// A reader for the body of the response with this head.
+    #[must_use]
+    pub fn reader(&self, status: StatusCode, headers: &HeaderMap) -> AnswerReader {
+        AnswerReader {
+            mode: self.mode(status, headers),
+        }
+    }
+
+    fn mode(&self, status: StatusCode, headers: &HeaderMap) -> Mode {
+        let head = Head::new(self.provider, status, headers);
+        if is_encoded(headers) {
+            return if status.is_success() {
+                Mode::Opaque { begun: false }
+            } else {
+                let outcome = head.classify(&[], None);
+                Mode::Whole(Whole {
+                    decided: Some(outcome),
+                    ..Whole::new(head, self.dialect)
+                })
+            };
+        }
+        let kind = content_type(headers);
+        if kind.starts_with(b"application/grpc") {
+            return Mode::Grpc(head);
+        }
+        if status.is_success() && kind == b"text/event-stream" {
+            let reader = StreamReader::sse(self.dialect, self.provider, head.headers);
+            return Mode::Stream(Box::new(reader));
+        }
+        Mode::Whole(Whole::new(head, self.dialect))
+    }
+}
+
+impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
+    type Call = ();
+    type Stream = AnswerReader;
+
+    fn on_request(&self, _: &Request<A>) {}
+
+    fn on_response(&self, (): &(), response: &Response<B>) -> Verdict<AnswerReader> {
+        match response.extensions().get::<Outcome>() {
+            Some(outcome) => Verdict::Now(*outcome),
+            None => Verdict::AtEnd(self.reader(response.status(), response.headers())),
+        }
+    }
+}
+
+// === impl AnswerReader ===
+
+impl AnswerReader {
+    /// Why the model stopped, once a stream has said so.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        match &self.mode {
+            Mode::Stream(reader) => reader.finish_reason(),
+            _ => None,
+        }
+    }
+
+    /// How many tokens were used, as far as a stream has said so.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        match &self.mode {
+            Mode::Stream(reader) => reader.usage(),
+            _ => Usage::default(),
+        }
+    }
+}
+
+impl ClassifyStream for AnswerReader {
+    fn on_data(&mut self, chunk: &[u8]) -> Step {
+        match &mut self.mode {
+            Mode::Stream(reader) => reader.on_data(chunk),
+            Mode::Whole(whole) => {
+                if let Some(mut reader) = whole.as_stream(chunk) {
+                    let step = reader.on_data(chunk);
+                    self.mode = Mode::Stream(reader);
+                    return step;
+                }
+                whole.on_data(chunk)
+            }
+            // A message came, and an error would have come in its place.
+            Mode::Grpc(_) if !chunk.is_empty() => Step::progress(Progress::Token),
+            Mode::Opaque { begun } if !chunk.is_empty() => {
+                *begun = true;
+                Step::progress(Progress::Token)
+            }
+            Mode::Grpc(_) | Mode::Opaque { .. } => Step::default(),
+        }
+    }
+
+    fn on_end(&mut self, end: End<'_>) -> Outcome {
+        match &mut self.mode {
+            Mode::Stream(reader) => reader.on_end(end),
+            Mode::Whole(whole) => whole.on_end(end),
+            Mode::Grpc(head) => head.on_grpc_end(end),
+            Mode::Opaque { begun } => match end {
+                End::Clean(_) if *begun => {
+                    Outcome::success().with_evidence("an encoded body, not read")
+                }
+                End::Clean(_) => Outcome::new(Kind::Malformed).with_evidence("an empty body"),
+                End::Error(error) => outcome_of(error),
+                End::Dropped => Outcome::cancelled(),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for AnswerReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("AnswerReader");
+        match &self.mode {
+            Mode::Stream(reader) => f.field("stream", reader),
+            // A count only: the bytes are somebody's answer.
+            Mode::Whole(whole) => f.field("held", &whole.held.len()),
+            Mode::Grpc(head) => f.field("grpc", &head.status),
+            Mode::Opaque { begun } => f.field("opaque", begun),
+        };
+        f.finish_non_exhaustive()
+    }
+}
+
+// === impl Head ===
+
+impl Head {
+    fn new(provider: Provider, status: StatusCode, headers: &HeaderMap) -> Self {
+        Self {
+            provider,
+            status,
+            // The headers of a success matter only if they have something to say about a failure
+            // that the body may still bring; as a rule they have not, and copying them costs.
+            headers: if !status.is_success() || headers.iter().any(|(name, _)| tells(name)) {
+                headers.clone()
+            } else {
+                HeaderMap::new()
+            },
+        }
+    }
+
+    fn classify(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {
+        classify_answer(&Answer {
+            provider: self.provider,
+            status: self.status,
+            headers: &self.headers,
+            body,
+            trailers,
+        })
+    }
+
+    fn on_grpc_end(&self, end: End<'_>) -> Outcome {
+        const STATUS: &str = "grpc-status";
+        let told = self.headers.contains_key(STATUS);
+        match end {
+            End::Clean(trailers)
+                if told || trailers.is_some_and(|trailers| trailers.contains_key(STATUS)) =>
+            {
+                self.classify(&[], trailers)
+            }
+            End::Clean(_) if self.status.is_success() => {
+                Outcome::new(Kind::Malformed).with_evidence("no gRPC status")
+            }
+            End::Clean(trailers) => self.classify(&[], trailers),
+            End::Error(error) => outcome_of(error),
+            End::Dropped => Outcome::cancelled(),
+        }
+    }
+}
+
+/// Whether a header of a successful response may say something about a failure in its body.
+fn tells(name: &header::HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains("retry") || name.starts_with("grpc-") || name.starts_with("x-amzn-errortype")
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_ENCODING)
+        .is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// The media type without its parameters, as far as it is in lower case as all are who are known.
+fn content_type(headers: &HeaderMap) -> &[u8] {
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .map_or(&b""[..], |value| value.as_bytes());
+    value
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii()
+}
+
+// === impl Whole ===
+
+impl Whole {
+    fn new(head: Head, dialect: Dialect) -> Self {
+        Self {
+            head,
+            dialect,
+            held: Vec::new(),
+            extent: Extent::default(),
+            decided: None,
+            too_large: false,
+        }
+    }
+
+    /// A reader of events, fed with what is held, if that is what the body turns out to be.
+    fn as_stream(&self, chunk: &[u8]) -> Option<Box<StreamReader>> {
+        if !self.head.status.is_success() || self.extent.begun || self.too_large {
+            return None;
+        }
+        // Few bytes are held here, but blank lines may be many.
+        let mut start = self.held.trim_ascii_start().to_vec();
+        start.extend(chunk.iter().take(LONGEST_FIELD));
+        let start = start.trim_ascii_start();
+        FIELDS
+            .iter()
+            .any(|field| start.starts_with(field))
+            .then(|| {
+                let headers = self.head.headers.clone();
+                let mut reader =
+                    Box::new(StreamReader::sse(self.dialect, self.head.provider, headers));
+                reader.on_data(&self.held);
+                reader
+            })
+    }
+
+    fn on_data(&mut self, chunk: &[u8]) -> Step {
+        let is_success = self.head.status.is_success();
+        if let Some(outcome) = self.decided {
+            let more = outcome.is_success() && !chunk.trim_ascii().is_empty();
+            return if more {
+                self.trailing(Progress::KeepAlive)
+            } else {
+                Step::default()
+            };
+        }
+        if let Some(end) = self.extent.feed(chunk) {
+            let (value, rest) = chunk.split_at(end);
+            let outcome = if self.too_large {
+                Outcome::success().with_evidence("a whole answer, too large to be read")
+            } else if self.held.is_empty() {
+                self.judge(value, None)
+            } else {
+                self.held.extend_from_slice(value);
+                self.judge(&self.held, None)
+            };
+            self.held = Vec::new();
+            self.decided = Some(outcome);
+            return if !outcome.is_success() {
+                Step::failed(Progress::KeepAlive, outcome)
+            } else if rest.trim_ascii().is_empty() {
+                Step::progress(Progress::End)
+            } else {
+                self.trailing(Progress::End)
+            };
+        }
+        if self.too_large || chunk.is_empty() {
+            return Step::default();
+        }
+        let limit = if is_success { UNARY_LIMIT } else { ERROR_LIMIT };
+        let room = limit - self.held.len();
+        self.held.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() <= room {
+            return Step::progress(Progress::KeepAlive);
+        }
+        if is_success && self.extent.begun {
+            self.too_large = true;
+            self.held = Vec::new();
+            return Step::progress(Progress::Token);
+        }
+        let outcome = self.judge(&self.held, None);
+        self.decided = Some(outcome);
+        Step::failed(Progress::KeepAlive, outcome)
+    }
+
+    fn on_end(&self, end: End<'_>) -> Outcome {
+        if let Some(outcome) = self.decided {
+            return outcome;
+        }
+        match end {
+            End::Clean(_) if self.too_large => {
+                Outcome::new(Kind::Malformed).with_evidence("a body that ends too early")
+            }
+            End::Clean(trailers) => self.judge(&self.held, trailers),
+            // The status of an error says more than how its body ended.
+            _ if !self.head.status.is_success() => self.judge(&self.held, None),
+            End::Error(error) => outcome_of(error),
+            End::Dropped => Outcome::cancelled(),
+        }
+    }
+
+    fn judge(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {
+        let outcome = self.head.classify(body, trailers);
+        if outcome.is_success() && Value::parse(body).is_none() {
+            return Outcome::new(Kind::Malformed).with_evidence("a body that is not whole JSON");
+        }
+        outcome
+    }
+
+    /// Something follows the answer.
+    fn trailing(&mut self, progress: Progress) -> Step {
+        let outcome = Outcome::new(Kind::Malformed).with_evidence("bytes after the answer");
+        self.decided = Some(outcome);
+        Step::failed(progress, outcome)
+    }
+}
+
+/// What a server-sent event may begin with.
+const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b":", b"id:", b"retry:"];
+/// The longest of them.
+const LONGEST_FIELD: usize = 6;
+
+// === impl Extent ===
+
+impl Extent {
+    /// Goes on with `chunk`, and says after which of its bytes the value is over.
+    fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        if !self.begun {
+            let blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
+            at = chunk.iter().position(|byte| !blank(byte))?;
+            if !matches!(chunk[at], b'{' | b'[' | b'"') {
+                return None;
+            }
+            self.begun = true;
+        }
+        while let Some(&byte) = chunk.get(at) {
+            if self.escaped {
+                self.escaped = false;
+            } else if self.in_string {
+                let plain = memchr2(b'"', b'\\', &chunk[at..])?;
+                at += plain;
+                self.escaped = chunk[at] == b'\\';
+                self.in_string = self.escaped;
+            } else {
+                match byte {
+                    b'"' => self.in_string = true,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
+            at += 1;
+            if self.depth == 0 && !self.in_string && !self.escaped {
+                return Some(at);
+            }
+        }
+        None
+    }
+}

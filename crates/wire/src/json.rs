@@ -1,0 +1,353 @@
+//! A reader of JSON that allocates nothing.
+//!
+//! A stream event is looked at for a handful of keys and then forgotten. Building a tree for that
+//! costs an allocation per object, and skipping with `serde_json` costs one per event that nests.
+//! Here a value is a slice of the text; going into it scans it again, so that the work is the
+//! length of the text times the few levels a dialect descends.
+
+use memchr::memchr2;
+
+/// How deep values may nest, as in `serde_json`.
+const MAX_DEPTH: u32 = 128;
+
+/// A JSON value, as the text that it was found to be.
+#[derive(Clone, Copy)]
+pub(crate) struct Value<'a>(&'a [u8]);
+
+/// The members of an object.
+pub(crate) struct Members<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+/// The elements of an array.
+pub(crate) struct Elements<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Value<'a> {
+    /// The one value that `text` is, with white space or a byte order mark around it.
+    pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let start = skip_space(text, 0);
+        let end = skip_value(text, start)?;
+        (skip_space(text, end) == text.len()).then(|| Self(&text[start..end]))
+    }
+
+    /// The members, if it is an object. Keys are given as they are written, escapes and all.
+    pub(crate) fn members(self) -> Members<'a> {
+        Members {
+            text: if self.is_object() { self.0 } else { b"{}" },
+            at: 1,
+        }
+    }
+
+    /// The elements, if it is an array.
+    pub(crate) fn elements(self) -> Elements<'a> {
+        Elements {
+            text: if self.is_array() { self.0 } else { b"[]" },
+            at: 1,
+        }
+    }
+
+    /// The member `key` of an object.
+    pub(crate) fn get(self, key: &str) -> Option<Self> {
+        self.members()
+            .find_map(|(name, value)| (name == key.as_bytes()).then_some(value))
+    }
+
+    pub(crate) fn is_object(self) -> bool {
+        self.0.first() == Some(&b'{')
+    }
+
+    pub(crate) fn is_array(self) -> bool {
+        self.0.first() == Some(&b'[')
+    }
+
+    /// The text of a string, escapes and all.
+    pub(crate) fn text(self) -> Option<&'a [u8]> {
+        self.0.strip_prefix(b"\"")?.strip_suffix(b"\"")
+    }
+
+    /// Whether it is a string of at least one character.
+    pub(crate) fn is_text(self) -> bool {
+        self.text().is_some_and(|text| !text.is_empty())
+    }
+
+    /// Whether it is `null`, `false`, `""`, `{}` or `[]`: there, but says nothing.
+    pub(crate) fn is_empty(self) -> bool {
+        match self.0.first() {
+            Some(b'n' | b'f') => true,
+            Some(b'"') => self.0.len() == 2,
+            Some(b'{') => self.members().next().is_none(),
+            Some(b'[') => self.elements().next().is_none(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn is_true(self) -> bool {
+        self.0 == b"true"
+    }
+
+    pub(crate) fn is_false(self) -> bool {
+        self.0 == b"false"
+    }
+
+    /// A whole number that is not negative.
+    pub(crate) fn number(self) -> Option<u64> {
+        std::str::from_utf8(self.0).ok()?.parse().ok()
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a [u8], Value<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut start = skip_space(self.text, self.at);
+        if self.text.get(start) == Some(&b',') {
+            start = skip_space(self.text, start + 1);
+        }
+        if self.text.get(start) != Some(&b'"') {
+            return None;
+        }
+        let end = skip_string(self.text, start)?;
+        let key = &self.text[start + 1..end - 1];
+        let start = skip_space(self.text, skip_space(self.text, end) + 1);
+        let end = skip_value(self.text, start)?;
+        self.at = end;
+        Some((key, Value(&self.text[start..end])))
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Value<'a>> {
+        let mut start = skip_space(self.text, self.at);
+        match self.text.get(start)? {
+            b',' => start = skip_space(self.text, start + 1),
+            b']' => return None,
+            _ => {}
+        }
+        let end = skip_value(self.text, start)?;
+        self.at = end;
+        Some(Value(&self.text[start..end]))
+    }
+}
+
+fn skip_space(text: &[u8], at: usize) -> usize {
+    let rest = text.get(at..).unwrap_or_default();
+    let space = rest
+        .iter()
+        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+    at + space.unwrap_or(rest.len())
+}
+
+/// Where the value that starts at `at` ends.
+fn skip_value(text: &[u8], mut at: usize) -> Option<usize> {
+    // One bit for each level that is open: set for an object.
+    let mut objects: u128 = 0;
+    let mut depth = 0;
+    loop {
+        at = skip_space(text, at);
+        match *text.get(at)? {
+            open @ (b'{' | b'[') => {
+                let is_object = open == b'{';
+                let inside = skip_space(text, at + 1);
+                let close = if is_object { b'}' } else { b']' };
+                if *text.get(inside)? != close {
+                    if depth == MAX_DEPTH {
+                        return None;
+                    }
+                    depth += 1;
+                    objects = objects << 1 | u128::from(is_object);
+                    at = if is_object {
+                        skip_key(text, inside)?
+                    } else {
+                        inside
+                    };
+                    continue;
+                }
+                at = inside + 1;
+            }
+            b'"' => at = skip_string(text, at)?,
+            b't' => at = skip_word(text, at, b"true")?,
+            b'f' => at = skip_word(text, at, b"false")?,
+            b'n' => at = skip_word(text, at, b"null")?,
+            _ => at = skip_number(text, at)?,
+        }
+        loop {
+            if depth == 0 {
+                return Some(at);
+            }
+            at = skip_space(text, at);
+            match (*text.get(at)?, objects & 1 == 1) {
+                (b',', true) => {
+                    at = skip_key(text, skip_space(text, at + 1))?;
+                    break;
+                }
+                (b',', false) => {
+                    at += 1;
+                    break;
+                }
+                (b'}', true) | (b']', false) => {
+                    at += 1;
+                    objects >>= 1;
+                    depth -= 1;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// Where the value of the key that starts at `at` may start.
+fn skip_key(text: &[u8], at: usize) -> Option<usize> {
+    let end = skip_space(text, skip_string(text, at)?);
+    (*text.get(end)? == b':').then_some(end + 1)
+}
+
+fn skip_string(text: &[u8], at: usize) -> Option<usize> {
+    if *text.get(at)? != b'"' {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        let rest = text.get(at..)?;
+        let plain = memchr2(b'"', b'\\', rest)?;
+        // No early exit, so that it is done many bytes at a time.
+        let controls = rest[..plain]
+            .iter()
+            .fold(false, |found, byte| found | (*byte < 0x20));
+        if controls {
+            return None;
+        }
+        at += plain;
+        if text[at] == b'"' {
+            return Some(at + 1);
+        }
+        at += match *text.get(at + 1)? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
+            b'u' => {
+                let digits = text.get(at + 2..at + 6)?;
+                if !digits.iter().all(u8::is_ascii_hexdigit) {
+                    return None;
+                }
+                6
+            }
+            _ => return None,
+        };
+    }
+}
+
+fn skip_word(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    text.get(at..)?.starts_with(word).then_some(at + word.len())
+}
+
+fn skip_number(text: &[u8], mut at: usize) -> Option<usize> {
+    if text.get(at) == Some(&b'-') {
+        at += 1;
+    }
+    at = match *text.get(at)? {
+        b'0' => at + 1,
+        b'1'..=b'9' => skip_digits(text, at)?,
+        _ => return None,
+    };
+    if text.get(at) == Some(&b'.') {
+        at = skip_digits(text, at + 1)?;
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = text.get(at) {
+            at += 1;
+        }
+        at = skip_digits(text, at)?;
+    }
+    Some(at)
+}
+
+/// At least one digit.
+fn skip_digits(text: &[u8], at: usize) -> Option<usize> {
+    let rest = text.get(at..)?;
+    let digits = rest
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(rest.len());
+    (digits > 0).then_some(at + digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    #[test]
+    fn members_and_elements_are_found_at_their_level_only() {
+        let text = br#" {"a":{"error":1},"b":[ "x\"]" , {}],"error" : null , "c\u0041":-1.5e3} "#;
+        let value = Value::parse(text).unwrap();
+        let keys: Vec<_> = value.members().map(|(key, _)| key).collect();
+        assert_eq!(keys, [&b"a"[..], b"b", b"error", br"c\u0041"]);
+        assert!(value.get("error").unwrap().is_empty());
+        assert_eq!(value.get("b").unwrap().elements().count(), 2);
+        assert_eq!(
+            value.get("a").unwrap().get("error").unwrap().number(),
+            Some(1)
+        );
+        assert_eq!(Value::parse(b"[]").unwrap().members().count(), 0);
+    }
+
+    /// Text that is JSON, or close to it.
+    fn nearly_json() -> impl Strategy<Value = String> {
+        let token = prop_oneof![
+            Just("{"),
+            Just("}"),
+            Just("["),
+            Just("]"),
+            Just(","),
+            Just(":"),
+            Just(" "),
+            Just("\"a\""),
+            Just("\"\\u00e9\\n\""),
+            Just("\"\\x\""),
+            Just("\"\n\""),
+            Just("0"),
+            Just("-1.5e+3"),
+            Just("01"),
+            Just("1."),
+            Just("true"),
+            Just("null"),
+            Just("nul"),
+            Just("{\"k\":"),
+            Just("[1,"),
+            Just("\""),
+            Just("\\"),
+        ];
+        proptest::collection::vec(token, 0..12).prop_map(|tokens| tokens.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn accepts_what_serde_json_accepts(text in nearly_json()) {
+            let theirs = serde_json::from_str::<IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(Value::parse(text.as_bytes()).is_some(), theirs, "{}", text);
+        }
+
+        #[test]
+        fn never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Some(value) = Value::parse(&bytes) {
+                value.members().count();
+                value.elements().count();
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_bounded_as_in_serde_json() {
+        let nest = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(Value::parse(nest(100).as_bytes()).is_some());
+        assert!(Value::parse(nest(100_000).as_bytes()).is_none());
+    }
+}

@@ -1,0 +1,404 @@
+//! Streams of each dialect: what is a sign of life, what is content, what is an error, what is the
+//! proper end.
+
+mod anthropic;
+mod openai_chat;
+
+use std::fmt;
+
+use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step, outcome_of};
+use http::HeaderMap;
+
+use crate::{
+    Dialect, Provider, errors,
+    json::Value,
+    scan::{Sse, SseItem},
+};
+
+/// Reads the events of a stream in one dialect.
+///
+/// A token, a proper end and an error are found in the event that brings them, as soon as it is
+/// whole. Once the stream has failed, nothing that follows is looked at.
+pub struct StreamReader {
+    scanner: Scanner,
+    state: State,
+}
+
+/// How a stream is cut into events.
+#[derive(Debug)]
+enum Scanner {
+    Sse(Sse),
+}
+
+/// What is known of the stream so far.
+struct State {
+    dialect: Dialect,
+    provider: Provider,
+    headers: HeaderMap,
+    facts: Facts,
+    failed: Option<Outcome>,
+}
+
+/// What the events of a stream have said.
+#[derive(Debug, Default)]
+struct Facts {
+    /// An event of the dialect was read.
+    spoken: bool,
+    /// Text, a tool call or reasoning was seen.
+    content: bool,
+    /// The proper end was seen.
+    ended: bool,
+    finish: Option<FinishReason>,
+    usage: Usage,
+    /// One bit per choice: which were seen and which are finished. Only the OpenAI dialect has more
+    /// than one; beyond 64 they count as one.
+    choices: u64,
+    finished: u64,
+}
+
+/// Why a model stopped, in words that all dialects share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FinishReason {
+    /// It was done, or met a stop sequence.
+    Stop,
+    /// The most tokens that were allowed.
+    Length,
+    /// It calls a tool.
+    ToolCalls,
+    /// The provider withheld the answer.
+    ContentFilter,
+    /// The model declined.
+    Refusal,
+    /// The context window is full.
+    ContextWindow,
+    /// The provider ran out of capacity while it answered.
+    Overloaded,
+    /// The provider failed while it answered.
+    Error,
+    /// The generation is not usable, such as a tool call that does not parse.
+    BadGeneration,
+    /// Another reason.
+    Other,
+}
+
+/// How many tokens an answer cost, as far as the stream says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub input_tokens: Option<u64>,
+    /// Tokens of the answer, reasoning included.
+    pub output_tokens: Option<u64>,
+}
+
+/// An event of a stream, whatever it was carried in.
+#[derive(Clone, Copy)]
+struct Event<'a> {
+    name: Option<&'a [u8]>,
+    data: &'a [u8],
+}
+
+/// What an event brought.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    progress: Progress,
+    failure: Failure,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Failure {
+    #[default]
+    None,
+    /// The event is an error: what it stands for is for [`errors`] to say.
+    Told,
+    /// The dialect says what it stands for.
+    Known(Outcome),
+    /// The event is not of the dialect.
+    Foreign,
+}
+
+// === impl StreamReader ===
+
+impl StreamReader {
+    /// A reader of the server-sent events of `dialect`, from the response that has these `headers`.
+    ///
+    /// Of the headers, those with retry hints matter, for an error in the stream may rely on them.
+    #[must_use]
+    pub fn sse(dialect: Dialect, provider: Provider, headers: HeaderMap) -> Self {
+        Self {
+            scanner: Scanner::Sse(Sse::default()),
+            state: State {
+                dialect,
+                provider,
+                headers,
+                facts: Facts::default(),
+                failed: None,
+            },
+        }
+    }
+
+    /// Why the model stopped, once the stream has said so.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<FinishReason> {
+        self.state.facts.finish
+    }
+
+    /// How many tokens were used, as far as the stream has said so.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.state.facts.usage
+    }
+}
+
+impl ClassifyStream for StreamReader {
+    fn on_data(&mut self, chunk: &[u8]) -> Step {
+        let mut step = Step::default();
+        let state = &mut self.state;
+        if state.failed.is_some() {
+            return step;
+        }
+        match &mut self.scanner {
+            Scanner::Sse(scanner) => scanner.feed(chunk, |item| state.sse(item, &mut step)),
+        }
+        step
+    }
+
+    fn on_end(&mut self, end: End<'_>) -> Outcome {
+        let state = &mut self.state;
+        if let (End::Clean(_), None) = (&end, state.failed) {
+            let mut step = Step::default();
+            match &mut self.scanner {
+                Scanner::Sse(scanner) => scanner.finish(|item| state.sse(item, &mut step)),
+            }
+        }
+        if let Some(outcome) = state.failed {
+            return outcome;
+        }
+        if state.facts.ended {
+            return Outcome::success();
+        }
+        match end {
+            End::Clean(_) => Outcome::new(Kind::Malformed).with_evidence(if state.facts.content {
+                "the stream ended without its proper end"
+            } else {
+                "the stream ended before any content"
+            }),
+            End::Error(error) => outcome_of(error),
+            End::Dropped => Outcome::cancelled(),
+        }
+    }
+}
+
+impl fmt::Debug for StreamReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamReader")
+            .field("dialect", &self.state.dialect)
+            .field("scanner", &self.scanner)
+            .field("facts", &self.state.facts)
+            .field("failed", &self.state.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn sse(&mut self, item: SseItem<'_>, step: &mut Step) {
+        let event = match item {
+            SseItem::Event(event) => Event {
+                name: event.name,
+                data: event.data,
+            },
+            SseItem::Comment(_) | SseItem::TooLong => {
+                step.progress = step.progress.max(Progress::KeepAlive);
+                return;
+            }
+            // Old llama.cpp names the field `error`; others write the error's JSON without a field
+            // at all, which reads as a field whose name begins with a brace.
+            SseItem::Field {
+                name: b"error",
+                value,
+            } => Event {
+                name: Some(b"error"),
+                data: value,
+            },
+            SseItem::Field { name, .. } => {
+                if !self.facts.spoken && name.first() == Some(&b'<') {
+                    self.fail(FOREIGN, step);
+                } else {
+                    step.progress = step.progress.max(Progress::KeepAlive);
+                }
+                return;
+            }
+        };
+        self.event(event, step);
+    }
+
+    fn event(&mut self, event: Event<'_>, step: &mut Step) {
+        if self.failed.is_some() {
+            return;
+        }
+        let mark = self.read(event);
+        step.progress = step.progress.max(mark.progress).max(Progress::KeepAlive);
+        match mark.progress {
+            Progress::None | Progress::KeepAlive => {}
+            Progress::Token => self.facts.content = true,
+            Progress::End => self.facts.ended = true,
+        }
+        match mark.failure {
+            Failure::None => self.facts.spoken = true,
+            Failure::Told => {
+                let name = event.name.and_then(|name| std::str::from_utf8(name).ok());
+                let outcome =
+                    errors::classify_stream_error(self.provider, &self.headers, name, event.data);
+                self.fail(outcome, step);
+            }
+            Failure::Known(outcome) => self.fail(outcome, step),
+            // Once it has begun to answer, one bad event does not make the rest of it worthless:
+            // whoever reads it may recover, and nobody else may take over.
+            Failure::Foreign if self.facts.content => {}
+            Failure::Foreign => self.fail(FOREIGN, step),
+        }
+    }
+
+    fn read(&mut self, event: Event<'_>) -> Mark {
+        if event.name == Some(b"error") {
+            return Mark::ERROR;
+        }
+        let data = event.data.trim_ascii();
+        if data.is_empty() || event.name.is_some_and(is_heartbeat) {
+            return Mark::KEEP_ALIVE;
+        }
+        let facts = &mut self.facts;
+        match self.dialect {
+            Dialect::Anthropic => match Value::parse(data) {
+                Some(value) => anthropic::read(value, facts),
+                None => Mark::FOREIGN,
+            },
+            _ if data == b"[DONE]" => openai_chat::done(facts),
+            _ => match Value::parse(data) {
+                Some(value) => openai_chat::read(value, facts),
+                None => Mark::FOREIGN,
+            },
+        }
+    }
+
+    fn fail(&mut self, outcome: Outcome, step: &mut Step) {
+        if self.failed.is_none() {
+            self.failed = Some(outcome);
+            step.failed = Some(outcome);
+        }
+    }
+}
+
+const FOREIGN: Outcome =
+    Outcome::new(Kind::Malformed).with_evidence("an event that is not of the dialect");
+
+/// Events that gateways send to keep a connection open, whatever the dialect.
+fn is_heartbeat(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"ping" | b"heartbeat" | b"keepalive" | b"keep-alive" | b"keep_alive"
+    )
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// The model has stopped for `reason`.
+    fn finish(&mut self, reason: FinishReason) {
+        self.finish.get_or_insert(reason);
+    }
+
+    /// What the end stands for, when it is not a success.
+    ///
+    /// `silence` says whether an answer without any content is none, in this dialect.
+    fn verdict(&self, content: bool, silence: Silence) -> Failure {
+        let content = content || self.content;
+        let outcome = match self.finish {
+            Some(FinishReason::Error) => {
+                Outcome::new(Kind::Unavailable).with_evidence("finish reason: error")
+            }
+            Some(FinishReason::Overloaded) => {
+                Outcome::new(Kind::Overloaded).with_evidence("finish reason: no capacity")
+            }
+            Some(FinishReason::BadGeneration) => Outcome::new(Kind::Malformed)
+                .with_scope(backstop_core::Scope::Model)
+                .with_evidence("finish reason: generation not usable"),
+            Some(FinishReason::ContentFilter) if !content => {
+                Outcome::new(Kind::ContentFiltered).with_evidence("finish reason: content filter")
+            }
+            Some(FinishReason::ContextWindow) if !content => {
+                Outcome::new(Kind::ContextTooLong).with_evidence("finish reason: context window")
+            }
+            Some(FinishReason::Stop | FinishReason::ToolCalls | FinishReason::Other) | None
+                if !content && matches!(silence, Silence::IsNoAnswer) =>
+            {
+                Outcome::new(Kind::Malformed).with_evidence("the stream ended before any content")
+            }
+            _ => return Failure::None,
+        };
+        Failure::Known(outcome)
+    }
+}
+
+/// What it means that a model stopped by itself and said nothing.
+#[derive(Clone, Copy)]
+enum Silence {
+    /// The dialect documents it.
+    IsAnAnswer,
+    /// A broken server.
+    IsNoAnswer,
+}
+
+impl Usage {
+    /// Takes over what `input` and `output` of a usage object say; a later word replaces an earlier.
+    fn read(&mut self, usage: Value<'_>, input: &[u8], output: &[u8]) {
+        for (key, value) in usage.members() {
+            if key == input {
+                self.input_tokens = value.number().or(self.input_tokens);
+            } else if key == output {
+                self.output_tokens = value.number().or(self.output_tokens);
+            }
+        }
+    }
+}
+
+// === impl Mark ===
+
+impl Mark {
+    const KEEP_ALIVE: Self = Self::progress(Progress::KeepAlive);
+    const ERROR: Self = Self::KEEP_ALIVE.with(Failure::Told);
+    const FOREIGN: Self = Self::KEEP_ALIVE.with(Failure::Foreign);
+
+    const fn progress(progress: Progress) -> Self {
+        Self {
+            progress,
+            failure: Failure::None,
+        }
+    }
+
+    const fn with(mut self, failure: Failure) -> Self {
+        self.failure = failure;
+        self
+    }
+
+    /// The dialect's end, unless `failure` says that it is none.
+    fn end(content: bool, failure: Failure) -> Self {
+        let progress = match failure {
+            Failure::None => Progress::End,
+            _ if content => Progress::Token,
+            _ => Progress::KeepAlive,
+        };
+        Self::progress(progress).with(failure)
+    }
+
+    fn content(content: bool) -> Self {
+        Self::progress(if content {
+            Progress::Token
+        } else {
+            Progress::KeepAlive
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! Answers that say why there is none.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
+use backstop_core::{BoxError, Failure, Kind, Outcome};
+use backstop_wire::{
+    Dialect,
+    answer::{AnswerLayer, ErrorEvents, error_event},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use proptest::prelude::*;
+use tower::{Layer, ServiceExt, service_fn};
+
+const BROKEN: Outcome = Outcome::new(Kind::Unavailable);
+
+/// A body of these frames, which then ends or fails.
+struct Script(VecDeque<Result<Frame<Bytes>, Outcome>>);
+
+impl Script {
+    fn new(chunks: impl IntoIterator<Item = Bytes>, fails: bool) -> Self {
+        let mut frames: VecDeque<_> = chunks
+            .into_iter()
+            .map(|data| Ok(Frame::data(data)))
+            .collect();
+        frames.extend(fails.then_some(Err(BROKEN)));
+        Self(frames)
+    }
+}
+
+impl Body for Script {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = self.0.pop_front();
+        Poll::Ready(frame.map(|frame| frame.map_err(|outcome| Failure::new(outcome).into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn headers(content_type: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))])
+}
+
+/// All that comes out, whether it ends in an error, and the body laws on the way.
+fn read<B: Body<Data = Bytes, Error = BoxError>>(body: B) -> (Vec<u8>, bool, Option<HeaderMap>) {
+    let mut body = pin!(body);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = Vec::new();
+    let mut trailers = None;
+    let mut hints: Vec<(usize, SizeHint)> = Vec::new();
+    let failed = loop {
+        hints.push((bytes.len(), body.size_hint()));
+        let is_end = body.is_end_stream();
+        let Poll::Ready(frame) = body.as_mut().poll_frame(&mut cx) else {
+            unreachable!("a script is never pending");
+        };
+        assert!(!is_end || frame.is_none(), "a frame after the end");
+        match frame {
+            None => break false,
+            Some(Err(_)) => break true,
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => bytes.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            },
+        }
+    };
+    if !failed {
+        for (read, hint) in hints {
+            let left = (bytes.len() - read) as u64;
+            assert!(hint.lower() <= left && hint.upper().is_none_or(|upper| left <= upper));
+        }
+    }
+    (bytes, failed, trailers)
+}
+
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just("data: {\"a\":1}"),
+        Just("event: e"),
+        Just(": c"),
+        Just("\n"),
+        Just("\r"),
+        Just("\r\n"),
+        Just("\n\n"),
+        Just("\r\n\r\n"),
+        Just("x"),
+    ];
+    proptest::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+/// The events of a stream with CR and CRLF made LF: up to the last empty line.
+fn whole_events(stream: &[u8]) -> String {
+    let text = String::from_utf8(stream.to_vec()).expect("text");
+    let text = text.replace("\r\n", "\n").replace('\r', "\n");
+    let end = match text.rfind("\n\n") {
+        Some(at) => at + 2,
+        None => usize::from(text.starts_with('\n')),
+    };
+    text[..end].to_owned()
+}
+
+fn split(stream: &[u8], cuts: &[prop::sample::Index]) -> Vec<Bytes> {
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+    cuts.extend([0, stream.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2)
+        .map(|pair| Bytes::copy_from_slice(&stream[pair[0]..pair[1]]))
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn a_healthy_stream_passes_as_it_came(
+        stream in stream(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        bytewise in any::<bool>(),
+        with_trailers in any::<bool>(),
+    ) {
+        let mut script = if bytewise {
+            Script::new(stream.chunks(1).map(Bytes::copy_from_slice), false)
+        } else {
+            Script::new(split(&stream, &cuts), false)
+        };
+        let sent = headers("x/y");
+        if with_trailers {
+            script.0.push_back(Ok(Frame::trailers(sent.clone())));
+        }
+        let body = ErrorEvents::new(Dialect::OpenAiChat, &headers("text/event-stream"), script);
+        let (bytes, failed, trailers) = read(body);
+        prop_assert_eq!(bytes, stream);
+        prop_assert!(!failed);
+        prop_assert_eq!(trailers, with_trailers.then_some(sent));
+    }
+
+    #[test]
+    fn a_broken_stream_ends_with_its_whole_events_and_an_error(
+        stream in stream(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        bytewise in any::<bool>(),
+    ) {
+        let chunks = if bytewise {
+            stream.chunks(1).map(Bytes::copy_from_slice).collect()
+        } else {
+            split(&stream, &cuts)
+        };
+        let script = Script::new(chunks, true);
+        let body = ErrorEvents::new(Dialect::Anthropic, &headers("text/event-stream"), script);
+        let (bytes, failed, _) = read(body);
+        let event = error_event(Dialect::Anthropic, &BROKEN);
+        prop_assert!(!failed);
+        let events = bytes.strip_suffix(&event[..]).expect("the error event is last");
+        prop_assert!(stream.starts_with(events), "no byte is changed");
+        // A CR that ends an event may have come without the LF that belongs to it.
+        let seen = String::from_utf8(events.to_vec()).unwrap();
+        prop_assert_eq!(
+            seen.replace("\r\n", "\n").replace('\r', "\n"),
+            whole_events(&stream)
+        );
+    }
+}
+
+#[test]
+fn an_event_too_large_to_hold_is_passed_on_and_its_break_aborts() {
+    let chunk = Bytes::from(vec![b'x'; 300 * 1024]);
+    let wrap = |chunks: Vec<Bytes>| {
+        let script = Script::new(chunks, true);
+        read(ErrorEvents::new(
+            Dialect::OpenAiChat,
+            &headers("text/event-stream; charset=utf-8"),
+            script,
+        ))
+    };
+    let (bytes, failed, _) = wrap(vec![chunk.clone(); 5]);
+    assert_eq!((bytes.len(), failed), (5 * 300 * 1024, true));
+    // Once that event is over, the next break is told again.
+    let mut chunks = vec![chunk; 5];
+    chunks.push(Bytes::from_static(b"\n\ndata: half"));
+    let (bytes, failed, _) = wrap(chunks);
+    assert!(!failed && bytes.ends_with(b"\n\n"));
+    assert!(!bytes.windows(4).any(|window| window == b"half"));
+}
+
+#[test]
+fn other_bodies_fail_as_they_do() {
+    let script = Script::new([Bytes::from_static(b"{\"a\":")], true);
+    let body = ErrorEvents::new(Dialect::OpenAiChat, &headers("application/json"), script);
+    assert_eq!(read(body), (b"{\"a\":".to_vec(), true, None));
+}
+
+#[tokio::test]
+async fn errors_become_answers_in_the_dialect_of_the_request() {
+    let service =
+        AnswerLayer::new(Dialect::OpenAiChat).layer(service_fn(async |request: Request<Kind>| {
+            let failure = Failure::new(Outcome::new(request.into_body()));
+            Err::<Response<Full<Bytes>>, BoxError>(failure.into())
+        }));
+    let mut request = Request::new(Kind::Overloaded);
+    request.extensions_mut().insert(Dialect::Anthropic);
+    let result: Result<_, Infallible> = service.clone().oneshot(request).await;
+    let response = result.unwrap();
+    assert_eq!(response.status(), 529);
+    assert_eq!(response.headers()["x-should-retry"], "false");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["error"]["type"], "overloaded_error");
+
+    let response = service
+        .oneshot(Request::new(Kind::Malformed))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(
+        response.extensions().get::<Outcome>().unwrap().kind(),
+        Kind::Malformed
+    );
+}
+
+#[tokio::test]
+async fn a_service_that_breaks_is_an_answer_too() {
+    struct Dead;
+    impl tower::Service<Request<()>> for Dead {
+        type Response = Response<Full<Bytes>>;
+        type Error = BoxError;
+        type Future = std::future::Ready<Result<Self::Response, BoxError>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+            Poll::Ready(Err(error.into()))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            panic!("called without being ready")
+        }
+    }
+    let service = AnswerLayer::new(Dialect::OpenAiChat).layer(Dead);
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(response.status(), 504);
+}
+
+#[tokio::test]
+async fn a_stream_loses_the_length_that_it_may_not_keep() {
+    let answer = |content_type: &'static str| {
+        AnswerLayer::new(Dialect::OpenAiChat).layer(service_fn(move |_: Request<()>| async move {
+            Response::builder()
+                .header(header::CONTENT_TYPE, content_type)
+                .header(header::CONTENT_LENGTH, 2)
+                .body(Full::new(Bytes::from_static(b"{}")))
+        }))
+    };
+    let stream = answer("text/event-stream")
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert!(!stream.headers().contains_key(header::CONTENT_LENGTH));
+    let json = answer("application/json")
+        .oneshot(Request::new(()))
+        .await
+        .unwrap();
+    assert!(json.headers().contains_key(header::CONTENT_LENGTH));
+    assert_eq!(json.body().size_hint().exact(), Some(2));
+}

@@ -1,0 +1,161 @@
+//! Streams read as they come, whole and cut anywhere.
+
+use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step};
+use backstop_wire::{ClassifyHttp, Dialect};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// Reads `chunks`, and gives the best progress, whether content came first, and the outcome.
+fn read<'a>(
+    dialect: Dialect,
+    content_type: &'static str,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> (Progress, Option<Outcome>, Outcome) {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let mut reader = ClassifyHttp::new(dialect).reader(StatusCode::OK, &headers);
+    let mut merged = Step::default();
+    for chunk in chunks {
+        let step = reader.on_data(chunk);
+        if merged.failed.is_none() {
+            merged.progress = merged.progress.max(step.progress);
+            merged.failed = step.failed;
+        }
+    }
+    (
+        merged.progress,
+        merged.failed,
+        reader.on_end(End::Clean(None)),
+    )
+}
+
+/// The verdict, which must be the same however the stream is cut.
+fn verdict(dialect: Dialect, content_type: &'static str, stream: &str) -> (Progress, Kind) {
+    let bytes = stream.as_bytes();
+    let whole = read(dialect, content_type, [bytes]);
+    assert_eq!(read(dialect, content_type, bytes.chunks(1)), whole);
+    for cut in 0..bytes.len() {
+        let (left, right) = bytes.split_at(cut);
+        assert_eq!(read(dialect, content_type, [left, right]), whole, "{cut}");
+        // Any prefix gives some verdict.
+        read(dialect, content_type, [left]);
+    }
+    (whole.0, whole.2.kind())
+}
+
+fn chat(events: &[&str]) -> (Progress, Kind) {
+    let stream: String = events
+        .iter()
+        .map(|event| format!("data: {event}\n\n"))
+        .collect();
+    verdict(Dialect::OpenAiChat, "text/event-stream", &stream)
+}
+
+const ROLE: &str =
+    r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+const TEXT: &str = r#"{"choices":[{"index":0,"delta":{"content":"Hi"},"finish_reason":null}]}"#;
+const STOP: &str = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+const USAGE: &str = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":2}}"#;
+
+#[test]
+fn openai_chat() {
+    use Progress::{End, KeepAlive, Token};
+    assert_eq!(
+        chat(&[ROLE, TEXT, STOP, USAGE, "[DONE]"]),
+        (End, Kind::Success)
+    );
+    assert_eq!(chat(&[ROLE, TEXT, STOP]), (End, Kind::Success));
+    assert_eq!(chat(&[ROLE, TEXT]), (Token, Kind::Malformed));
+    assert_eq!(chat(&[ROLE]), (KeepAlive, Kind::Malformed));
+    assert_eq!(chat(&[ROLE, STOP, "[DONE]"]), (KeepAlive, Kind::Malformed));
+    assert_eq!(chat(&[]), (Progress::None, Kind::Malformed));
+    let error = r#"{"error":{"message":"x","type":"server_error","code":null}}"#;
+    assert_eq!(
+        chat(&[ROLE, error, "[DONE]"]),
+        (KeepAlive, Kind::Unavailable)
+    );
+    assert_eq!(chat(&[ROLE, TEXT, error]), (Token, Kind::Unavailable));
+    let busy = r#"{"choices":[{"delta":{},"finish_reason":"insufficient_system_resource"}]}"#;
+    assert_eq!(chat(&[ROLE, busy, "[DONE]"]), (KeepAlive, Kind::Overloaded));
+    let quoted = r#"{"choices":[{"index":0,"delta":{"content":"{\"error\":{}}"}}],"error":null}"#;
+    assert_eq!(chat(&[quoted, STOP]), (End, Kind::Success));
+    assert_eq!(chat(&["<html>"]), (KeepAlive, Kind::Malformed));
+    assert_eq!(chat(&[TEXT, "not json", STOP]), (End, Kind::Success));
+}
+
+#[test]
+fn all_choices_must_finish() {
+    let choice = |index, delta, reason| {
+        format!(r#"{{"choices":[{{"index":{index},"delta":{delta},"finish_reason":{reason}}}]}}"#)
+    };
+    let text = r#"{"content":"a"}"#;
+    let (first, second) = (choice(0, text, "null"), choice(1, text, "null"));
+    let (first_end, second_end) = (choice(0, "{}", "\"stop\""), choice(1, "{}", "\"stop\""));
+    assert_eq!(
+        chat(&[&first, &second, &first_end]),
+        (Progress::Token, Kind::Malformed)
+    );
+    assert_eq!(
+        chat(&[&first, &second, &first_end, &second_end]),
+        (Progress::End, Kind::Success)
+    );
+}
+
+#[test]
+fn anthropic() {
+    let read = |events: &[&str]| {
+        let stream: String = events
+            .iter()
+            .map(|data| {
+                let name = data.split('"').nth(3).unwrap_or_default();
+                format!("event: {name}\ndata: {data}\n\n")
+            })
+            .collect();
+        verdict(
+            Dialect::Anthropic,
+            "text/event-stream; charset=utf-8",
+            &stream,
+        )
+    };
+    let start = r#"{"type":"message_start","message":{"content":[],"usage":{"input_tokens":2}}}"#;
+    let block = r#"{"type":"content_block_start","content_block":{"type":"text","text":""}}"#;
+    let tool = r#"{"type":"content_block_start","content_block":{"type":"tool_use","name":"f"}}"#;
+    let ping = r#"{"type":"ping"}"#;
+    let text = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hi"}}"#;
+    let delta = r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}"#;
+    let stop = r#"{"type":"message_stop"}"#;
+    let error = r#"{"type":"error","error":{"type":"api_error","message":"x"}}"#;
+    use Progress::{End, KeepAlive, Token};
+    assert_eq!(
+        read(&[start, block, ping, text, delta, stop]),
+        (End, Kind::Success)
+    );
+    assert_eq!(read(&[start, block, ping]), (KeepAlive, Kind::Malformed));
+    assert_eq!(read(&[start, tool]), (Token, Kind::Malformed));
+    assert_eq!(read(&[start, block, text, delta]), (Token, Kind::Malformed));
+    assert_eq!(read(&[start, block, error]), (KeepAlive, Kind::Unavailable));
+    assert_eq!(read(&[start, delta, stop]), (End, Kind::Success));
+}
+
+#[test]
+fn answers_that_are_no_stream() {
+    let read = |content_type, body: &str| verdict(Dialect::OpenAiChat, content_type, body);
+    let whole = r#"{"choices":[{"message":{"content":"\"}"},"finish_reason":"stop"}]}"#;
+    assert_eq!(
+        read("application/json", &format!("\n\n{whole}\n")),
+        (Progress::End, Kind::Success)
+    );
+    assert_eq!(
+        read("application/json", &whole[..whole.len() - 1]),
+        (Progress::KeepAlive, Kind::Malformed)
+    );
+    assert_eq!(read("application/json", "").1, Kind::Malformed);
+    assert_eq!(read("text/html", "<html>sign in</html>").1, Kind::Malformed);
+    // A stream with the wrong label.
+    assert_eq!(
+        read(
+            "text/plain",
+            &format!("\n: hello\n\ndata: {TEXT}\n\ndata: {STOP}\n\n")
+        ),
+        (Progress::End, Kind::Success)
+    );
+}
