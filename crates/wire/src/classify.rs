@@ -261,6 +261,7 @@ impl Head {
             headers: &self.headers,
             body,
             trailers,
+            received: None,
         })
     }
 

@@ -2,6 +2,8 @@
 //!
 //! * [`scan`] cuts bytes into events, [`StreamReader`] reads them in a [`Dialect`].
 //! * [`ClassifyHttp`] tells what an HTTP response is, with the knowledge of [`errors`].
+//! * [`errors`] tells why there is no answer, [`hints`] when to ask again, [`headroom`] what is left.
+//! * [`record`] does so for recorded answers.
 //! * [`request`] and [`retarget`] rewrite what a target is sent.
 //! * [`answer`] tells a caller in its own dialect that there is no answer.
 
@@ -9,8 +11,11 @@ pub mod answer;
 mod classify;
 mod dialect;
 pub mod errors;
+pub mod headroom;
+pub mod hints;
 mod json;
 mod provider;
+pub mod record;
 pub mod request;
 pub mod retarget;
 pub mod scan;

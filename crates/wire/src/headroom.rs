@@ -1,0 +1,343 @@
+//! What the headers of an answer say of the limits that are left.
+
+use std::time::{Duration, SystemTime};
+
+use backstop_core::{Allowance, Dimension, Headroom, Window};
+use http::HeaderMap;
+
+use crate::{Provider, hints};
+
+/// One limit of which a header states one thing.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    allowance: Allowance,
+}
+
+/// What a header states of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fact {
+    Limit,
+    Remaining,
+    Reset,
+}
+
+/// Reads what is left of each limit from the headers of any answer, good or bad.
+///
+/// Known are the `x-ratelimit-*` headers of OpenAI and those who copy them, Anthropic's
+/// `anthropic-ratelimit-*`, Cohere's trial limits, and the IETF `RateLimit` and
+/// `RateLimit-Policy` structured fields (draft-ietf-httpapi-ratelimit-headers) with their older
+/// three-header form. Sentinels such as Azure's `-1` are left out. Gives `None` when no header
+/// states a limit; nothing is allocated.
+///
+/// `received` is when the response arrived, for resets given as dates in a response without
+/// `date`.
+///
+/// ```
+/// use backstop_core::{Dimension, Window};
+/// use backstop_wire::{Provider, headroom};
+///
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("x-ratelimit-limit-tokens", "18000".parse()?);
+/// headers.insert("x-ratelimit-remaining-tokens", "4500".parse()?);
+/// headers.insert("x-ratelimit-reset-tokens", "7.66s".parse()?);
+/// let room = headroom::read(Provider::Groq, &headers, None).unwrap_or_default();
+/// assert_eq!(room.lowest_share(), Some(0.25));
+/// let tokens = room.iter().next().copied();
+/// assert!(tokens.is_some_and(|t| t.dimension == Dimension::Tokens && t.window == Window::Minute));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+pub fn read(
+    provider: Provider,
+    headers: &HeaderMap,
+    received: Option<SystemTime>,
+) -> Option<Headroom> {
+    let mut found: [Option<Found>; Headroom::CAPACITY] = [None; Headroom::CAPACITY];
+    let now = hints::clock(headers, received);
+    for (name, value) in headers {
+        let Some((fact, dimension, window)) = known(provider, name.as_str()) else {
+            continue;
+        };
+        let Some(text) = value.to_str().ok().map(str::trim) else {
+            continue;
+        };
+        state(&mut found, fact, dimension, window, text, now);
+    }
+    structured(headers, &mut found);
+    let mut room = Headroom::default();
+    for entry in found.into_iter().flatten() {
+        let allowance = entry.allowance;
+        if allowance.limit.is_some() || allowance.remaining.is_some() {
+            room.insert(allowance);
+        }
+    }
+    (!room.is_empty()).then_some(room)
+}
+
+/// The longest time to the reset of a limit of which nothing is left.
+pub(crate) fn spent(headers: &HeaderMap, received: Option<SystemTime>) -> Option<Duration> {
+    let spent = read(Provider::Unknown, headers, received)
+        .iter()
+        .flat_map(Headroom::iter)
+        .filter(|allowance| allowance.remaining == Some(0))
+        .filter_map(|allowance| allowance.reset)
+        .max();
+    let unified = || {
+        let refused = hints::text_of(headers, "anthropic-ratelimit-unified-status")
+            .is_some_and(|status| status.eq_ignore_ascii_case("rejected"));
+        let reset = hints::text_of(headers, "anthropic-ratelimit-unified-reset")?;
+        refused
+            .then(|| time_to_reset(reset, hints::clock(headers, received)))
+            .flatten()
+    };
+    spent.or_else(unified)
+}
+
+/// Which limit a header speaks of, and what it states.
+fn known(provider: Provider, name: &str) -> Option<(Fact, Dimension, Window)> {
+    if let Some(rest) = name.strip_prefix("anthropic-ratelimit-") {
+        let (dimension, fact) = rest.rsplit_once('-')?;
+        let (dimension, _) = dimension_of(dimension)?;
+        // Anthropic's limits are per minute, by its reference on rate limits.
+        return Some((fact_of(fact)?, dimension, Window::Minute));
+    }
+    if name == "x-trial-endpoint-call-limit" || name == "x-trial-endpoint-call-remaining" {
+        let fact = fact_of(name.rsplit('-').next()?)?;
+        return Some((fact, Dimension::Requests, Window::Minute));
+    }
+    let rest = name
+        .strip_prefix("x-ratelimit-")
+        .or_else(|| name.strip_prefix("ratelimitbysize-"))
+        .or_else(|| name.strip_prefix("x-rate-limit-"))
+        .or_else(|| name.strip_prefix("ratelimit-"))?;
+    let (fact, what) = match rest.split_once('-') {
+        Some((fact, what)) => (fact, what),
+        None => (rest, ""),
+    };
+    let fact = fact_of(fact)?;
+    let (dimension, window) = if what.is_empty() {
+        let size = name.starts_with("ratelimitbysize-");
+        let dimension = if size {
+            Dimension::Tokens
+        } else {
+            Dimension::Requests
+        };
+        (dimension, None)
+    } else {
+        dimension_of(what)?
+    };
+    let window = window.unwrap_or(match (provider, dimension) {
+        // Groq counts requests by day and tokens by minute, by its reference on rate limits.
+        (Provider::Groq, Dimension::Requests) => Window::Day,
+        (Provider::Groq | Provider::OpenAi | Provider::Azure, _) => Window::Minute,
+        _ => Window::Unknown,
+    });
+    Some((fact, dimension, window))
+}
+
+fn fact_of(word: &str) -> Option<Fact> {
+    match word {
+        "limit" => Some(Fact::Limit),
+        "remaining" => Some(Fact::Remaining),
+        "reset" => Some(Fact::Reset),
+        _ => None,
+    }
+}
+
+/// `requests`, `tokens`, `input-tokens`, and with a window: `requests-day`, `tokens-minute`.
+fn dimension_of(words: &str) -> Option<(Dimension, Option<Window>)> {
+    let (words, window) = match words.rsplit_once('-') {
+        Some((first, last)) if window_of(last).is_some() => (first, window_of(last)),
+        _ => (words, None),
+    };
+    let dimension = match words {
+        "requests" | "request" | "req" => Dimension::Requests,
+        "tokens" | "token" | "tokens-query" => Dimension::Tokens,
+        "input-tokens" | "prompt-tokens" | "tokens-prompt" => Dimension::InputTokens,
+        "output-tokens" | "completion-tokens" | "tokens-generated" => Dimension::OutputTokens,
+        _ => return None,
+    };
+    Some((dimension, window))
+}
+
+fn window_of(word: &str) -> Option<Window> {
+    match word {
+        "second" => Some(Window::Second),
+        "minute" => Some(Window::Minute),
+        "hour" => Some(Window::Hour),
+        "day" => Some(Window::Day),
+        "month" => Some(Window::Month),
+        _ => None,
+    }
+}
+
+/// Adds one fact to the limit that it belongs to.
+fn state(
+    found: &mut [Option<Found>],
+    fact: Fact,
+    dimension: Dimension,
+    window: Window,
+    text: &str,
+    now: Option<SystemTime>,
+) {
+    let same =
+        |entry: &Found| entry.allowance.dimension == dimension && entry.allowance.window == window;
+    let place = found
+        .iter()
+        .position(|entry| entry.as_ref().is_some_and(same))
+        .or_else(|| found.iter().position(Option::is_none));
+    let Some(entry) = place.and_then(|place| found.get_mut(place)) else {
+        return;
+    };
+    let allowance = &mut entry
+        .get_or_insert(Found {
+            allowance: Allowance {
+                dimension,
+                window,
+                limit: None,
+                remaining: None,
+                reset: None,
+            },
+        })
+        .allowance;
+    match fact {
+        // `100, 100;w=60` and `10000;w=60` are older forms of the draft.
+        Fact::Limit => allowance.limit = count(text.split([',', ';']).next().unwrap_or_default()),
+        Fact::Remaining => allowance.remaining = count(text),
+        Fact::Reset => allowance.reset = time_to_reset(text, now),
+    }
+}
+
+/// A whole number, or a decimal one whose whole part counts.
+fn count(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let whole = match text.split_once('.') {
+        Some((whole, fraction)) if fraction.bytes().all(|byte| byte.is_ascii_digit()) => whole,
+        Some(_) => return None,
+        None => text,
+    };
+    if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    whole.parse().ok()
+}
+
+/// When a limit is full again: a duration, seconds from now, a date, or an epoch in seconds or
+/// milliseconds.
+///
+/// No reset lies more than thirty years ahead, so a number beyond a thousand million is an epoch
+/// (2001 in seconds), and one beyond a million million is an epoch in milliseconds.
+fn time_to_reset(text: &str, now: Option<SystemTime>) -> Option<Duration> {
+    if let Some(value) = hints::number(text) {
+        if value < 1e9 {
+            return hints::seconds(value);
+        }
+        let epoch = if value < 1e12 {
+            hints::seconds(value)?
+        } else {
+            hints::millis(value)?
+        };
+        let then = SystemTime::UNIX_EPOCH.checked_add(epoch)?;
+        return Some(then.duration_since(now?).unwrap_or_default());
+    }
+    hints::duration(text).or_else(|| hints::until(text, now?))
+}
+
+/// The IETF structured fields: `RateLimit: "default";r=50;t=30` with
+/// `RateLimit-Policy: "default";q=100;w=60`, and the older `limit=100, remaining=50, reset=30`.
+fn structured(headers: &HeaderMap, found: &mut [Option<Found>]) {
+    let Some(limit) = hints::text_of(headers, "ratelimit") else {
+        return;
+    };
+    if limit.starts_with("limit=") || limit.contains("remaining=") {
+        for part in limit.split([',', ';']) {
+            if let Some((key, value)) = part.trim().split_once('=')
+                && let Some(fact) = fact_of(key.trim())
+            {
+                state(
+                    found,
+                    fact,
+                    Dimension::Requests,
+                    Window::Unknown,
+                    value,
+                    None,
+                );
+            }
+        }
+        return;
+    }
+    for item in items(limit) {
+        let name = item_name(item);
+        let policy = headers
+            .get_all("ratelimit-policy")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(items)
+            .find(|policy| item_name(policy) == name);
+        let quota = policy.and_then(|policy| parameter(policy, "q"));
+        let window = policy
+            .and_then(|policy| parameter(policy, "w"))
+            .and_then(count)
+            .map_or(Window::Unknown, |secs| match secs {
+                1 => Window::Second,
+                60 => Window::Minute,
+                3600 => Window::Hour,
+                86_400 => Window::Day,
+                2_419_200..=2_678_400 => Window::Month,
+                _ => Window::Unknown,
+            });
+        let unit = policy.and_then(|policy| parameter(policy, "qu"));
+        let named = |word| {
+            unit.unwrap_or(name)
+                .as_bytes()
+                .windows(word_len(word))
+                .any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
+        };
+        let dimension = if named("input") && named("token") {
+            Dimension::InputTokens
+        } else if named("output") && named("token") {
+            Dimension::OutputTokens
+        } else if named("token") {
+            Dimension::Tokens
+        } else {
+            Dimension::Requests
+        };
+        for (fact, value) in [
+            (Fact::Limit, quota),
+            (Fact::Remaining, parameter(item, "r")),
+            (Fact::Reset, parameter(item, "t")),
+        ] {
+            if let Some(value) = value {
+                state(found, fact, dimension, window, value, None);
+            }
+        }
+    }
+}
+
+fn word_len(word: &str) -> usize {
+    word.len().max(1)
+}
+
+/// The items of a structured-field list. Commas inside quoted names do not occur in practice and
+/// split them.
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+}
+
+fn item_name(item: &str) -> &str {
+    item.split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .trim_matches('"')
+}
+
+fn parameter<'a>(item: &'a str, key: &str) -> Option<&'a str> {
+    item.split(';')
+        .skip(1)
+        .filter_map(|part| part.trim().split_once('='))
+        .find(|(found, _)| found.trim() == key)
+        .map(|(_, value)| value.trim().trim_matches('"'))
+}

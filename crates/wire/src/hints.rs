@@ -1,0 +1,251 @@
+//! The waits that providers ask for.
+//!
+//! A hint is what the other side said, unclamped: values of months and of zero are seen in the
+//! field. What is negative, not a number, infinite, too large for a [`Duration`] or no time at all
+//! is no hint. Dates are taken relative to the response's own `date`, since only that tells the
+//! delay that the server meant whatever the two clocks say.
+
+use std::time::{Duration, SystemTime};
+
+use backstop_core::{HintSource, RetryAfter};
+use http::{HeaderMap, header};
+
+use crate::headroom;
+
+/// The wait that the headers of a failure ask for.
+///
+/// In order of precedence: `retry-after-ms` and `x-ms-retry-after-ms` (milliseconds),
+/// `retry-after` (seconds, a duration or a date), `x-amz-retry-after` and
+/// `grpc-retry-pushback-ms` (milliseconds). This is the order in which the providers' own SDKs
+/// read them, where they do. The reset of a spent limit is only a hint when nothing else is, and
+/// is read from [`headroom`](crate::headroom).
+///
+/// `received` is when the response arrived, for dates in a response without `date`.
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop_wire::hints;
+///
+/// let mut headers = http::HeaderMap::new();
+/// headers.insert("retry-after", "1.5".parse()?);
+/// let hint = hints::from_headers(&headers, None).map(|hint| hint.delay);
+/// assert_eq!(hint, Some(Duration::from_millis(1500)));
+/// # Ok::<(), http::header::InvalidHeaderValue>(())
+/// ```
+#[must_use]
+pub fn from_headers(headers: &HeaderMap, received: Option<SystemTime>) -> Option<RetryAfter> {
+    let found = |delay, source| Some(RetryAfter { delay, source });
+    for name in ["retry-after-ms", "x-ms-retry-after-ms"] {
+        if let Some(delay) = text_of(headers, name).and_then(|text| millis(number(text)?)) {
+            return found(delay, HintSource::RetryAfterMs);
+        }
+    }
+    if let Some(text) = text_of(headers, header::RETRY_AFTER.as_str()) {
+        let now = clock(headers, received);
+        if let Some(delay) = duration_or_seconds(text).or_else(|| until(text, now?)) {
+            return found(delay, HintSource::RetryAfter);
+        }
+    }
+    for name in ["x-amz-retry-after", "grpc-retry-pushback-ms"] {
+        if let Some(delay) = text_of(headers, name).and_then(|text| millis(number(text)?)) {
+            return found(delay, HintSource::Header);
+        }
+    }
+    None
+}
+
+/// What `x-should-retry` says, the header by which OpenAI and Anthropic overrule their SDKs.
+#[must_use]
+pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
+    let text = text_of(headers, "x-should-retry")?;
+    if text.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// The longest time to the reset of a limit of which nothing is left.
+pub(crate) fn from_resets(headers: &HeaderMap, received: Option<SystemTime>) -> Option<Duration> {
+    headroom::spent(headers, received)
+}
+
+/// The wait that a message asks for in words: "try again in 9m38.016s", "Please retry after 45
+/// seconds", "Please retry in 900.2ms".
+pub(crate) fn from_text(text: &str) -> Option<Duration> {
+    const PHRASES: &[&str] = &[
+        "try again in",
+        "try again after",
+        "retry after",
+        "retry in",
+        "retry your request after",
+        "retry your request in",
+        "retry request after",
+        "available again in",
+        "please wait",
+        "wait for",
+        "reset after",
+        "resets in",
+        "reset in",
+        "replenished in",
+        "retry_after",
+        "retry-after",
+        "retrydelay",
+    ];
+    let lower = text.to_ascii_lowercase();
+    PHRASES
+        .iter()
+        .flat_map(|phrase| {
+            memchr::memmem::find_iter(lower.as_bytes(), phrase.as_bytes())
+                .map(|at| &lower[at + phrase.len()..])
+                .take(4)
+        })
+        .find_map(|rest| {
+            let rest = rest.trim_start_matches([' ', ':', '=', '"', '\'', '~', '(']);
+            let rest = ["about ", "approximately ", "at least ", "another "]
+                .iter()
+                .find_map(|word| rest.strip_prefix(word))
+                .unwrap_or(rest);
+            leading_duration(rest).or_else(|| time_span(rest))
+        })
+}
+
+/// A Go-style duration as a whole: `1s`, `6m0s`, `59.97ms`, `1h2m3.5s`; also words, `45 seconds`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let (delay, rest) = parts(text)?;
+    rest.trim().is_empty().then_some(delay)
+}
+
+/// A number of seconds, or a duration with units.
+pub(crate) fn duration_or_seconds(text: &str) -> Option<Duration> {
+    number(text).and_then(seconds).or_else(|| duration(text))
+}
+
+/// A finite number of seconds that is not negative and fits.
+pub(crate) fn seconds(value: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(value).ok()
+}
+
+/// A finite number of milliseconds that is not negative and fits.
+pub(crate) fn millis(value: f64) -> Option<Duration> {
+    seconds(value / 1000.0)
+}
+
+/// A protobuf duration: seconds and nanoseconds.
+pub(crate) fn seconds_and_nanos(whole: f64, nanos: f64) -> Option<Duration> {
+    seconds(whole + nanos / 1e9)
+}
+
+/// A plain decimal number, with nothing of Rust's own spellings (`inf`, `nan`, `1e3`).
+pub(crate) fn number(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && text.bytes().any(|byte| byte.is_ascii_digit());
+    if plain { text.parse().ok() } else { None }
+}
+
+/// The time from `now` to a date; a date in the past is no wait at all.
+pub(crate) fn until(text: &str, now: SystemTime) -> Option<Duration> {
+    let then = date(text.trim())?;
+    Some(then.duration_since(now).unwrap_or_default())
+}
+
+/// What the response says that the time is, or else when it arrived.
+pub(crate) fn clock(headers: &HeaderMap, received: Option<SystemTime>) -> Option<SystemTime> {
+    text_of(headers, header::DATE.as_str())
+        .and_then(|text| date(text.trim()))
+        .or(received)
+}
+
+/// The value of a header, when it is text.
+pub(crate) fn text_of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+/// A date in any of HTTP's three forms (RFC 9110 section 5.6.7), in RFC 3339 or, for the numeric
+/// zones that some servers write, in RFC 2822.
+pub(crate) fn date(text: &str) -> Option<SystemTime> {
+    if let Ok(time) = httpdate::parse_http_date(text) {
+        return Some(time);
+    }
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Some(time.into());
+    }
+    static RFC2822: jiff::fmt::rfc2822::DateTimeParser = jiff::fmt::rfc2822::DateTimeParser::new();
+    RFC2822.parse_timestamp(text).ok().map(SystemTime::from)
+}
+
+/// A duration at the start of a text, where at least one unit is named.
+fn leading_duration(text: &str) -> Option<Duration> {
+    parts(text).map(|(delay, _)| delay)
+}
+
+/// Numbers with units, summed, and what follows them.
+fn parts(text: &str) -> Option<(Duration, &str)> {
+    let mut rest = text;
+    let mut sum: Option<Duration> = None;
+    loop {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let Some(value) = number(rest[..digits].trim_end_matches('.')) else {
+            break;
+        };
+        let after = rest[digits..].trim_start();
+        let word = after
+            .find(|c: char| !c.is_alphabetic())
+            .unwrap_or(after.len());
+        let Some(unit) = unit(&after[..word]) else {
+            break;
+        };
+        let part = seconds(value * unit)?;
+        sum = Some(sum.unwrap_or_default().checked_add(part)?);
+        rest = &after[word..];
+        let next = rest.trim_start_matches([' ', ',']);
+        let next = next.strip_prefix("and ").unwrap_or(next);
+        if next.starts_with(|c: char| c.is_ascii_digit()) {
+            rest = next;
+        } else {
+            break;
+        }
+    }
+    sum.map(|sum| (sum, rest))
+}
+
+/// How many seconds a unit is.
+fn unit(word: &str) -> Option<f64> {
+    Some(match word {
+        "ns" => 1e-9,
+        "us" | "µs" | "μs" => 1e-6,
+        "ms" | "msec" | "msecs" | "millisecond" | "milliseconds" => 1e-3,
+        "s" | "sec" | "secs" | "second" | "seconds" => 1.0,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60.0,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3600.0,
+        "d" | "day" | "days" => 86_400.0,
+        _ => return None,
+    })
+}
+
+/// A .NET time span, `[d.]hh:mm:ss[.fff]`, as Azure's API Management writes it.
+fn time_span(text: &str) -> Option<Duration> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != ':' && c != '.')
+        .unwrap_or(text.len());
+    let text = text[..end].trim_end_matches('.');
+    let mut fields = text.split(':');
+    let (hours, minutes, secs) = (fields.next()?, fields.next()?, fields.next()?);
+    if fields.next().is_some() {
+        return None;
+    }
+    let (days, hours) = hours.split_once('.').unwrap_or(("0", hours));
+    let (minutes, secs) = (number(minutes)?, number(secs)?);
+    if minutes >= 60.0 || secs >= 60.0 {
+        return None;
+    }
+    seconds(number(days)? * 86_400.0 + number(hours)? * 3600.0 + minutes * 60.0 + secs)
+}
