@@ -32,7 +32,9 @@ pub enum Mode {
     Primary,
     /// By another target.
     Failover,
-    /// By an answer given before.
+    /// By an answer given before that is still fresh.
+    Cached,
+    /// By an answer given before, because no model could answer.
     Stale,
     /// By text that the operator wrote.
     Simplified,
@@ -75,6 +77,7 @@ impl Mode {
         match self {
             Self::Primary => "primary",
             Self::Failover => "failover",
+            Self::Cached => "cached",
             Self::Stale => "stale",
             Self::Simplified => "simplified",
         }

@@ -31,6 +31,7 @@ mod headroom;
 mod observer;
 mod outcome;
 mod protocol;
+mod recorder;
 mod replay;
 mod retarget;
 
@@ -44,5 +45,6 @@ pub use headroom::{Allowance, Dimension, Headroom, NearlyLimited, Window};
 pub use observer::{Event, Observer};
 pub use outcome::{HintSource, Kind, Outcome, Phase, RetryAfter, Scope};
 pub use protocol::{Http, NoBody, Requests, Responses, Typed};
+pub use recorder::{Directives, Recorder, Replayed, Simplified};
 pub use replay::{CarryExtensions, FreezeRequest, Frozen, FrozenRequest, Replay};
 pub use retarget::{Retarget, RetargetFuture, RetargetLayer, RetargetService};
