@@ -5,6 +5,7 @@
 //! * [`errors`] tells why there is no answer, [`hints`] when to ask again, [`headroom`] what is left.
 //! * [`record`] does so for recorded answers.
 //! * [`request`] and [`retarget`] rewrite what a target is sent.
+//! * [`recorder`] keeps whole answers and writes them again, for a cache.
 //! * [`answer`] tells a caller in its own dialect that there is no answer.
 
 pub mod answer;
@@ -16,6 +17,7 @@ pub mod hints;
 mod json;
 mod provider;
 pub mod record;
+pub mod recorder;
 pub mod request;
 pub mod retarget;
 pub mod scan;

@@ -1,0 +1,235 @@
+use serde_json::{Map, Value, json};
+
+use super::{append, event, unix_now};
+
+/// Folds the chunks of a stream into the answer that the same request would get without one.
+pub(super) fn fold(chunks: &[Value]) -> Result<Value, &'static str> {
+    let mut answer = Map::new();
+    let mut choices: Vec<Map<String, Value>> = Vec::new();
+    for chunk in chunks {
+        let chunk = chunk.as_object().ok_or("a chunk is not an object")?;
+        for (key, value) in chunk {
+            match key.as_str() {
+                "choices" | "object" => {}
+                "error" => return Err("the stream has an error"),
+                "usage" if value.is_null() => {}
+                _ => {
+                    answer.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        for delta in chunk
+            .get("choices")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let delta = delta.as_object().ok_or("a choice is not an object")?;
+            let index = delta.get("index").and_then(Value::as_u64).unwrap_or(0);
+            let known = choices.iter_mut().find(|choice| choice["index"] == index);
+            let choice = match known {
+                Some(choice) => choice,
+                None => {
+                    let message = json!({"role": "assistant", "content": null});
+                    let choice = json!({"index": index, "message": message, "finish_reason": null});
+                    let Value::Object(choice) = choice else {
+                        return Err("unreachable");
+                    };
+                    choices.push(choice);
+                    choices.last_mut().ok_or("unreachable")?
+                }
+            };
+            fold_choice(choice, delta)?;
+        }
+    }
+    choices.sort_by_key(|choice| choice["index"].as_u64());
+    answer.insert("object".to_owned(), json!("chat.completion"));
+    answer.insert(
+        "choices".to_owned(),
+        choices.into_iter().map(Value::Object).collect(),
+    );
+    Ok(Value::Object(answer))
+}
+
+fn fold_choice(
+    choice: &mut Map<String, Value>,
+    chunk: &Map<String, Value>,
+) -> Result<(), &'static str> {
+    if let Some(reason) = chunk
+        .get("finish_reason")
+        .filter(|reason| !reason.is_null())
+    {
+        choice.insert("finish_reason".to_owned(), reason.clone());
+    }
+    let Some(delta) = chunk.get("delta").and_then(Value::as_object) else {
+        return Ok(());
+    };
+    let message = choice
+        .get_mut("message")
+        .and_then(Value::as_object_mut)
+        .ok_or("a choice has no message")?;
+    for (key, value) in delta {
+        match (key.as_str(), value) {
+            (_, Value::Null) | ("role", _) => {}
+            ("tool_calls", Value::Array(calls)) => {
+                for call in calls {
+                    fold_tool_call(message, call)?;
+                }
+            }
+            (key, Value::String(_)) => append(message, delta, key),
+            (key, value) => {
+                message.insert(key.to_owned(), value.clone());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fold_tool_call(message: &mut Map<String, Value>, call: &Value) -> Result<(), &'static str> {
+    let call = call.as_object().ok_or("a tool call is not an object")?;
+    let index = call.get("index").and_then(Value::as_u64).unwrap_or(0);
+    let index = usize::try_from(index).map_err(|_| "a tool call has no index")?;
+    let calls = message.entry("tool_calls").or_insert_with(|| json!([]));
+    let calls = calls.as_array_mut().ok_or("tool calls are not a list")?;
+    if index > calls.len() {
+        return Err("tool calls are out of order");
+    }
+    if index == calls.len() {
+        calls.push(json!({"type": "function", "function": {"name": "", "arguments": ""}}));
+    }
+    let known = calls[index]
+        .as_object_mut()
+        .ok_or("a tool call is not an object")?;
+    for key in ["id", "type"] {
+        if let Some(value) = call.get(key).filter(|value| value.is_string()) {
+            known.insert(key.to_owned(), value.clone());
+        }
+    }
+    if let (Some(function), Some(delta)) = (
+        known.get_mut("function").and_then(Value::as_object_mut),
+        call.get("function").and_then(Value::as_object),
+    ) {
+        append(function, delta, "name");
+        append(function, delta, "arguments");
+    }
+    Ok(())
+}
+
+/// Whether the answer may be kept.
+pub(super) fn admit(answer: &Value, tool_calls: bool) -> Result<(), &'static str> {
+    if answer.get("error").is_some_and(|error| !error.is_null()) {
+        return Err("the answer has an error");
+    }
+    let choices = answer
+        .get("choices")
+        .and_then(Value::as_array)
+        .ok_or("no choices")?;
+    if choices.is_empty() {
+        return Err("no choices");
+    }
+    for choice in choices {
+        let message = choice.get("message").ok_or("a choice has no message")?;
+        let calls = ["tool_calls", "function_call"].iter().any(|key| {
+            message.get(key).is_some_and(|value| {
+                !value.is_null() && value.as_array().is_none_or(|calls| !calls.is_empty())
+            })
+        });
+        match choice.get("finish_reason").and_then(Value::as_str) {
+            Some("stop" | "tool_calls" | "function_call") if calls && !tool_calls => {
+                return Err("it calls a tool");
+            }
+            Some("tool_calls" | "function_call") if calls => {}
+            Some("stop") => {}
+            Some("length") => return Err("it was cut at the length limit"),
+            Some("content_filter") => return Err("it was filtered"),
+            _ => return Err("its finish reason is not known to be good"),
+        }
+        let refused = message.get("refusal").is_some_and(Value::is_string);
+        let empty = message
+            .get("content")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty);
+        if refused {
+            return Err("the model refused");
+        }
+        if empty && !calls {
+            return Err("it is empty");
+        }
+    }
+    Ok(())
+}
+
+/// Writes the answer as a stream.
+pub(super) fn unfold(answer: &Value, include_usage: bool, stream: &mut String) -> Option<()> {
+    let mut common = answer.as_object()?.clone();
+    let usage = common.remove("usage").unwrap_or(Value::Null);
+    let Some(Value::Array(choices)) = common.remove("choices") else {
+        return None;
+    };
+    common.insert("object".to_owned(), json!("chat.completion.chunk"));
+    let mut chunk = |choices: Value, usage: Option<&Value>| {
+        let mut chunk = common.clone();
+        chunk.insert("choices".to_owned(), choices);
+        if let Some(usage) = usage {
+            chunk.insert("usage".to_owned(), usage.clone());
+        }
+        event(stream, None, &Value::Object(chunk));
+    };
+    // With include_usage every other chunk has the field too, as null.
+    let none = include_usage.then_some(&Value::Null);
+    for choice in &choices {
+        let index = choice.get("index")?;
+        let mut delta = |delta: Value, reason: &Value| {
+            let choice = json!([{"index": index, "delta": delta, "finish_reason": reason}]);
+            chunk(choice, none);
+        };
+        let message = choice.get("message")?.as_object()?;
+        delta(json!({"role": "assistant", "content": ""}), &Value::Null);
+        for (key, value) in message {
+            match (key.as_str(), value) {
+                (_, Value::Null) | ("role", _) => {}
+                ("tool_calls", Value::Array(calls)) => {
+                    for (index, call) in calls.iter().enumerate() {
+                        let mut call = call.as_object()?.clone();
+                        call.insert("index".to_owned(), json!(index));
+                        delta(json!({"tool_calls": [call]}), &Value::Null);
+                    }
+                }
+                (key, value) => delta(json!({key: value}), &Value::Null),
+            }
+        }
+        delta(
+            json!({}),
+            choice.get("finish_reason").unwrap_or(&Value::Null),
+        );
+    }
+    if include_usage {
+        chunk(json!([]), Some(&usage));
+    }
+    stream.push_str("data: [DONE]\n\n");
+    Some(())
+}
+
+pub(super) fn simplified(id: &str, model: &str, text: &str) -> Value {
+    json!({
+        "id": id,
+        "object": "chat.completion",
+        "created": unix_now(),
+        "model": model,
+        "choices": [{
+            "index": 0,
+            "message": {"role": "assistant", "content": text, "refusal": null},
+            "finish_reason": "simplified",
+        }],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    })
+}
+
+pub(super) fn error(text: &str) -> Value {
+    json!({"error": {
+        "message": text,
+        "type": "server_error",
+        "param": null,
+        "code": "simplified",
+    }})
+}
