@@ -1,0 +1,240 @@
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+use backstop_core::{CarryExtensions, Kind, Outcome};
+
+/// The limits of a [`CachedFallbackLayer`](crate::CachedFallbackLayer).
+///
+/// ```
+/// use std::time::Duration;
+/// use backstop_cache::CacheConfig;
+///
+/// let mut config = CacheConfig::default();
+/// config.stale_if_error = Duration::from_secs(600);
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct CacheConfig {
+    /// How stale an answer may be when it is served in place of an error. Default: one hour, the
+    /// length of a long outage of a model provider; older text is more likely to be wrong than
+    /// helpful.
+    pub stale_if_error: Duration,
+    /// How long an answer is served *without* asking a model. Default: zero, never: this is a
+    /// fallback, not a cache, until asked to be one.
+    pub fresh_for: Duration,
+    /// Which outcomes are answered from the store. Default: [`ServeOn::rfc5861`].
+    pub serve_on: ServeOn,
+    /// Serve stale answers only to requests that ask for it (`cache-control: stale-if-error=N`).
+    /// Default: false, whoever stacks the layer has asked for it.
+    pub only_on_request: bool,
+    /// The largest answer that is kept, in bytes. Default: 1 MiB, more than 128 Ki tokens of text.
+    pub max_answer: usize,
+    /// The largest request that is looked at, in bytes; larger ones pass by. Default: 16 MiB, the
+    /// replay limit of failover.
+    pub max_request: usize,
+    /// How long the store may take to find an answer. Default: 50 ms, not noticed beside a model
+    /// that needs half a second for its first token.
+    pub lookup_timeout: Duration,
+    /// How long the store may take to keep an answer. Default: one second; nobody waits for it.
+    pub write_timeout: Duration,
+    /// How many answers may be on their way to the store at once; more are given up. Default: 64.
+    pub max_writes: usize,
+    /// Whether identical concurrent calls of one tenant that are not streams share one call to the
+    /// model. Default: false, since answers of models are not deterministic and callers may want
+    /// several.
+    pub coalesce: bool,
+    /// Which typed extensions of a request reach the inner service.
+    pub carry: CarryExtensions,
+    /// What to answer when the store has nothing either. Default: nothing, the failure passes.
+    pub simplified: Option<SimplifiedAnswer>,
+}
+
+/// Which outcomes are answered from the store or with the simplified answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServeOn {
+    faults: bool,
+    limits: bool,
+}
+
+/// A text that the operator wrote, for when no model can answer.
+///
+/// In the text, `{outcome}` stands for the outcome and `{retry_after}` for the seconds to wait, when
+/// known, else for "a while".
+#[derive(Clone)]
+pub struct SimplifiedAnswer {
+    text: Text,
+    status: u16,
+}
+
+#[derive(Clone)]
+enum Text {
+    Template(Arc<str>),
+    Function(Arc<dyn Fn(&Outcome) -> String + Send + Sync>),
+}
+
+/// A setting that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    message: &'static str,
+}
+
+// === impl CacheConfig ===
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            stale_if_error: Duration::from_secs(60 * 60),
+            fresh_for: Duration::ZERO,
+            serve_on: ServeOn::rfc5861(),
+            only_on_request: false,
+            max_answer: 1024 * 1024,
+            max_request: 16 * 1024 * 1024,
+            lookup_timeout: Duration::from_millis(50),
+            write_timeout: Duration::from_secs(1),
+            max_writes: 64,
+            coalesce: false,
+            carry: CarryExtensions::default(),
+            simplified: None,
+        }
+    }
+}
+
+impl CacheConfig {
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        /// Beyond it an age is no longer exact in every representation that it passes through.
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+        let rules = [
+            (
+                self.lookup_timeout.is_zero(),
+                "lookup_timeout must be longer than zero",
+            ),
+            (
+                self.write_timeout.is_zero(),
+                "write_timeout must be longer than zero",
+            ),
+            (self.max_answer == 0, "max_answer must be at least one byte"),
+            (
+                self.max_request == 0,
+                "max_request must be at least one byte",
+            ),
+            (self.max_writes == 0, "max_writes must be at least one"),
+            (
+                self.stale_if_error > YEAR,
+                "stale_if_error must be at most 365 days",
+            ),
+            (self.fresh_for > YEAR, "fresh_for must be at most 365 days"),
+        ];
+        match rules.iter().find(|(broken, _)| *broken) {
+            Some((_, message)) => Err(ConfigError { message }),
+            None => Ok(()),
+        }
+    }
+}
+
+// === impl ServeOn ===
+
+impl ServeOn {
+    /// The errors of RFC 5861 section 4 (500, 502, 503, 504), by meaning: unavailable, overloaded,
+    /// timed out, malformed.
+    #[must_use]
+    pub const fn rfc5861() -> Self {
+        Self {
+            faults: true,
+            limits: false,
+        }
+    }
+
+    /// Rate limits and spent quotas too. An extension of RFC 5861.
+    #[must_use]
+    pub const fn and_limits(mut self) -> Self {
+        self.limits = true;
+        self
+    }
+
+    /// Whether this outcome is answered from here.
+    #[must_use]
+    pub const fn contains(self, outcome: &Outcome) -> bool {
+        match outcome.kind() {
+            Kind::Unavailable
+            | Kind::NotProcessed
+            | Kind::Overloaded
+            | Kind::TimedOut(_)
+            | Kind::Malformed => self.faults,
+            Kind::Throttled | Kind::QuotaExhausted => self.limits,
+            _ => false,
+        }
+    }
+}
+
+// === impl SimplifiedAnswer ===
+
+impl SimplifiedAnswer {
+    /// A text, given as an answer with status 200.
+    #[must_use]
+    pub fn new(template: impl Into<Arc<str>>) -> Self {
+        Self {
+            text: Text::Template(template.into()),
+            status: 200,
+        }
+    }
+
+    /// A text made for each outcome.
+    #[must_use]
+    pub fn with(text: impl Fn(&Outcome) -> String + Send + Sync + 'static) -> Self {
+        Self {
+            text: Text::Function(Arc::new(text)),
+            status: 200,
+        }
+    }
+
+    /// Gives the text as the message of a 503 error in place of an answer.
+    #[must_use]
+    pub const fn as_error(mut self) -> Self {
+        self.status = 503;
+        self
+    }
+
+    pub(crate) const fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(crate) fn text(&self, outcome: &Outcome) -> String {
+        match &self.text {
+            Text::Template(template) => {
+                let wait = outcome.retry_after().map_or_else(
+                    || "a while".to_owned(),
+                    |hint| hint.delay.as_secs_f64().ceil().to_string(),
+                );
+                template
+                    .replace("{outcome}", outcome.kind().as_str())
+                    .replace("{retry_after}", &wait)
+            }
+            Text::Function(text) => text(outcome),
+        }
+    }
+}
+
+impl fmt::Debug for SimplifiedAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimplifiedAnswer")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl ConfigError ===
+
+impl ConfigError {
+    pub(crate) const fn no_randomness() -> Self {
+        Self {
+            message: "the operating system gave no random bytes for the cache's secret",
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message)
+    }
+}
+
+impl Error for ConfigError {}
