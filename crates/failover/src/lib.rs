@@ -40,6 +40,7 @@
 //! # Ok::<(), BoxError>(())
 //! ```
 
+pub mod admission;
 mod body;
 pub mod budget;
 mod config;
