@@ -1,3 +1,14 @@
+#[cfg(feature = "hyper")]
+mod hyper;
+#[cfg(feature = "reqwest")]
+mod reqwest;
+#[cfg(feature = "tokio")]
+mod tokio;
+#[cfg(feature = "tonic")]
+mod tonic;
+#[cfg(feature = "tower")]
+mod tower;
+
 use std::{error::Error, fmt, io, time::Duration};
 
 use crate::{Kind, Outcome, Phase};
@@ -30,14 +41,19 @@ pub struct Elapsed {
 /// nobody knows is [`Kind::Unavailable`]: something failed, and another target may not.
 #[must_use]
 pub fn outcome_of(error: &(dyn Error + 'static)) -> Outcome {
-    let mut link = Some(error);
+    known_in(Some(error)).unwrap_or_else(|| {
+        Outcome::new(Kind::Unavailable).with_evidence("an error of unknown type")
+    })
+}
+
+fn known_in(mut link: Option<&(dyn Error + 'static)>) -> Option<Outcome> {
     while let Some(error) = link {
         if let Some(outcome) = known(error) {
-            return outcome;
+            return Some(outcome);
         }
         link = error.source();
     }
-    Outcome::new(Kind::Unavailable).with_evidence("an error of unknown type")
+    None
 }
 
 fn known(error: &(dyn Error + 'static)) -> Option<Outcome> {
@@ -50,7 +66,54 @@ fn known(error: &(dyn Error + 'static)) -> Option<Outcome> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return of_io(error);
     }
-    None
+    of_library(error)
+}
+
+#[cfg_attr(
+    not(any(
+        feature = "hyper",
+        feature = "reqwest",
+        feature = "tokio",
+        feature = "tonic",
+        feature = "tower"
+    )),
+    expect(unused_variables, reason = "no library is named")
+)]
+fn of_library(error: &(dyn Error + 'static)) -> Option<Outcome> {
+    let outcome = None;
+    #[cfg(feature = "hyper")]
+    let outcome = outcome.or_else(|| hyper::known(error));
+    #[cfg(feature = "reqwest")]
+    let outcome = outcome.or_else(|| reqwest::known(error));
+    #[cfg(feature = "tokio")]
+    let outcome = outcome.or_else(|| tokio::known(error));
+    #[cfg(feature = "tonic")]
+    let outcome = outcome.or_else(|| tonic::known(error));
+    #[cfg(feature = "tower")]
+    let outcome = outcome.or_else(|| tower::known(error));
+    outcome
+}
+
+/// What the causes of an error say.
+#[cfg(any(feature = "hyper", feature = "reqwest", feature = "tonic"))]
+fn deeper(error: &(dyn Error + 'static)) -> Option<Outcome> {
+    known_in(error.source())
+}
+
+/// The outcome of an error that says that no connection could be made, so that nothing was sent.
+///
+/// If a timer ended the attempt, whoever's it was, it ended that phase.
+#[cfg(any(feature = "hyper", feature = "reqwest", feature = "tonic"))]
+fn connecting(error: &(dyn Error + 'static), evidence: &'static str) -> Outcome {
+    if let Some(elapsed) = Elapsed::find(error) {
+        return elapsed.outcome();
+    }
+    match deeper(error) {
+        Some(cause) if matches!(cause.kind(), Kind::TimedOut(_)) => {
+            Outcome::timed_out(Phase::Connect).with_evidence(cause.evidence())
+        }
+        _ => Outcome::new(Kind::NotProcessed).with_evidence(evidence),
+    }
 }
 
 fn of_io(error: &io::Error) -> Option<Outcome> {
