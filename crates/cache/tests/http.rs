@@ -1,0 +1,250 @@
+//! The layer around an HTTP service that speaks OpenAI chat completions or Anthropic Messages.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use backstop_cache::{
+    CacheConfig, CachedFallbackLayer, KeySecret, MemoryStore, ProducedBy, Tenant,
+};
+use backstop_core::{BoxError, FrozenRequest, Mode, Served, body::Replayable};
+use backstop_wire::{ClassifyHttp, Dialect, recorder::HttpRecorder};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use serde_json::{Value, json};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+type Chunks = Vec<Result<&'static str, &'static str>>;
+
+/// What the model answers: status, content type, chunks of the body, who served.
+type Answer = (u16, &'static str, Chunks, Option<(&'static str, Mode)>);
+type Script = Vec<Answer>;
+
+const JSON: &str = "application/json";
+const SSE: &str = "text/event-stream";
+const WHOLE: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Hello there"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}"#;
+const STREAM: [&str; 4] = [
+    "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n",
+    "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hello \"},\"finish_reason\":null}]}\n\n",
+    "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"there\"},\"finish_reason\":null}]}\n\n",
+    "data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
+];
+const DOWN: &str = r#"{"error":{"message":"down","type":"server_error","code":null,"param":null}}"#;
+
+fn stream(events: usize) -> Chunks {
+    STREAM[..events].iter().copied().map(Ok).collect()
+}
+
+fn down() -> Answer {
+    (503, JSON, vec![Ok(DOWN)], None)
+}
+
+type Reply = (
+    http::StatusCode,
+    http::HeaderMap,
+    Option<Served>,
+    Result<String, String>,
+);
+
+/// Sends the requests one after the other, a second apart, and returns what came back.
+async fn run(
+    script: Script,
+    producers: &[&str],
+    requests: impl IntoIterator<Item = (&'static str, Value)>,
+) -> Vec<Reply> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let model = service_fn(move |_: Request<Replayable<Full<Bytes>>>| {
+        let (status, content_type, chunks, served) =
+            script[asked.fetch_add(1, Ordering::SeqCst)].clone();
+        async move {
+            let frames = chunks.into_iter().map(|chunk| match chunk {
+                Ok(data) => Ok(Frame::data(Bytes::from(data))),
+                Err(error) => Err(BoxError::from(error)),
+            });
+            let body = UnsyncBoxBody::new(StreamBody::new(futures_util::stream::iter(frames)));
+            let mut response = Response::new(body);
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            response
+                .headers_mut()
+                .insert("content-type", content_type.parse().unwrap());
+            if let Some((target, mode)) = served {
+                response
+                    .extensions_mut()
+                    .insert(Served::new(target.into(), mode, 2));
+            }
+            Ok::<_, BoxError>(response)
+        }
+    });
+    let tenant = |request: &FrozenRequest| {
+        let key = request.parts().headers.get("authorization")?;
+        Some(Tenant::new(key.as_bytes()))
+    };
+    let mut stack = CachedFallbackLayer::new(
+        CacheConfig::default(),
+        MemoryStore::new(1 << 20, Duration::from_secs(7200)),
+        KeySecret::random().unwrap(),
+        producers.iter().map(|name| ProducedBy::new(*name, "m")),
+        tenant,
+        HttpRecorder::new(Dialect::OpenAiChat).unwrap(),
+        ClassifyHttp::new(Dialect::OpenAiChat),
+    )
+    .unwrap()
+    .layer(model);
+    let mut replies = Vec::new();
+    for (key, body) in requests {
+        let mut request = Request::post("/v1/chat/completions")
+            .header("content-type", JSON)
+            .body(Full::new(Bytes::from(body.to_string())))
+            .unwrap();
+        request
+            .headers_mut()
+            .insert("authorization", key.parse().unwrap());
+        let response = stack.ready().await.unwrap().call(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = match body.collect().await {
+            Ok(body) => Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap()),
+            Err(error) => Err(error.to_string()),
+        };
+        replies.push((
+            head.status,
+            head.headers,
+            head.extensions.get().cloned(),
+            body,
+        ));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    replies
+}
+
+fn ask(prompt: &str, stream: bool) -> Value {
+    json!({"model": "chat", "stream": stream, "messages": [{"role": "user", "content": prompt}]})
+}
+
+fn text(reply: &Reply) -> String {
+    let body = reply.3.as_ref().unwrap();
+    if reply.1["content-type"] == SSE {
+        body.lines()
+            .filter_map(|line| line.strip_prefix("data: "))
+            .filter_map(|data| serde_json::from_str::<Value>(data).ok())
+            .filter_map(|chunk| {
+                chunk["choices"][0]["delta"]["content"]
+                    .as_str()
+                    .map(str::to_owned)
+            })
+            .collect()
+    } else {
+        let body: Value = serde_json::from_str(body).unwrap();
+        body["choices"][0]["message"]["content"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_as_json_is_replayed_as_stream_and_the_other_way_round() {
+    for first_as_stream in [false, true] {
+        let first = if first_as_stream {
+            (200, SSE, stream(4), None)
+        } else {
+            (200, JSON, vec![Ok(WHOLE)], None)
+        };
+        let replies = run(
+            vec![first, down(), down(), down()],
+            &[""],
+            [
+                ("a", ask("hi", first_as_stream)),
+                ("a", ask("hi", true)),
+                ("a", ask("hi", false)),
+                ("b", ask("hi", false)),
+            ],
+        )
+        .await;
+        assert!(replies[0].2.is_none());
+        assert_eq!(text(&replies[0]), "Hello there");
+        for (reply, age) in replies[1..3].iter().zip(["1", "2"]) {
+            assert_eq!(reply.0, 200);
+            assert_eq!(text(reply), "Hello there");
+            assert_eq!(reply.1["age"], age);
+            assert_eq!(
+                reply.1["cache-status"],
+                "backstop; hit; detail=stale-if-error"
+            );
+            assert_eq!(reply.2.as_ref().unwrap().mode, Mode::Stale);
+        }
+        assert!(replies[1].3.as_ref().unwrap().ends_with("data: [DONE]\n\n"));
+        // Another tenant gets the failure, byte for byte.
+        assert_eq!(replies[3].0, 503);
+        assert_eq!(replies[3].3.as_deref(), Ok(DOWN));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_healthy_stream_passes_byte_for_byte() {
+    let replies = run(
+        vec![(200, SSE, stream(4), None)],
+        &[""],
+        [("a", ask("hi", true))],
+    )
+    .await;
+    assert_eq!(replies[0].3.as_deref(), Ok(&*STREAM.concat()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn poison_is_never_kept() {
+    let cut = |end: Result<&'static str, &'static str>| {
+        let mut chunks = stream(3);
+        chunks.push(end);
+        (200, SSE, chunks, None)
+    };
+    let tool = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}"#;
+    let poison: [(&str, Answer); 7] = [
+        ("broken stream", cut(Err("reset"))),
+        ("stream without end", (200, SSE, stream(3), None)),
+        (
+            "error in the stream",
+            cut(Ok("data: {\"error\":{\"message\":\"x\",\"code\":500}}\n\n")),
+        ),
+        ("tool call", (200, JSON, vec![Ok(tool)], None)),
+        ("error in a 200", (200, JSON, vec![Ok(DOWN)], None)),
+        (
+            "made by an unknown target",
+            (200, JSON, vec![Ok(WHOLE)], Some(("other", Mode::Failover))),
+        ),
+        (
+            "served stale by somebody else",
+            (200, JSON, vec![Ok(WHOLE)], Some(("", Mode::Stale))),
+        ),
+    ];
+    for (name, answer) in poison {
+        let is_stream = answer.1 == SSE;
+        let replies = run(
+            vec![answer, down()],
+            &[""],
+            [("a", ask("hi", is_stream)), ("a", ask("hi", false))],
+        )
+        .await;
+        assert_eq!(replies[1].0, 503, "{name} was kept");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_filed_under_the_target_that_made_it() {
+    let by = |target, mode| (200, JSON, vec![Ok(WHOLE)], Some((target, mode)));
+    let replies = run(
+        vec![by("backup", Mode::Failover), down()],
+        &["primary", "backup"],
+        [("a", ask("hi", false)), ("a", ask("hi", false))],
+    )
+    .await;
+    let served = replies[1].2.as_ref().unwrap();
+    assert_eq!((&*served.target, served.mode), ("backup", Mode::Stale));
+}
