@@ -1,1 +1,81 @@
 //! A tower layer that notices a provider's rate limit, remembers it, and acts before the next refusal.
+//!
+//! * **Notices.** [`Throttled`], [`QuotaExhausted`] and [`Overloaded`] are heard from the head of a
+//!   response, from its body, its stream and its trailers, and from errors, through a
+//!   [`Classify`] of your choice. What was found rides on the response for outer layers, as
+//!   [`Outcome`] and [`Headroom`] extensions. To learn why a request was refused, an error body is
+//!   read before its response is passed on, byte for byte; a stream is passed on at once and watched.
+//! * **Remembers.** For as long as the server asked, within bounds ([`Waits`]), and with an
+//!   exponential back-off when it did not ask. A later, shorter hint never shortens a longer one. A
+//!   refusal that speaks of the request alone is forgotten at once.
+//! * **Answers.** A request that would be refused is answered here and at once with the same
+//!   [`Outcome`] and the wait that is left, as a [`Failure`] in the error, or waits if the limit
+//!   ends soon ([`RateLimitBuilder::wait_up_to`]). The inner service does not hear of it.
+//! * **Returns.** After a limit, one request goes first, and the number that may follow doubles in
+//!   every step of the ramp ([`DEFAULT_RAMP`]). A refusal among them starts over.
+//!
+//! The memory is read without a lock, and three loads tell that nothing is limited.
+//!
+//! ```
+//! use std::time::Duration;
+//! use backstop_core::{BoxError, ClassifyErrors, Failure, HintSource, Kind, Outcome, outcome_of};
+//! use backstop_rate_limit::RateLimitLayer;
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+//! let model = service_fn(async |_: String| {
+//!     let refusal = Outcome::new(Kind::Throttled)
+//!         .with_retry_after(Duration::from_secs(7), HintSource::RetryAfter);
+//!     Err::<String, _>(Failure::new(refusal))
+//! });
+//! let layer = RateLimitLayer::builder("large", ClassifyErrors).typed().build()?;
+//! let handle = layer.handle();
+//! let service = layer.layer(model);
+//!
+//! // The first refusal comes from the model, the second from the layer.
+//! assert!(service.clone().oneshot("Hello".to_owned()).await.is_err());
+//! let error = service.oneshot("Hello again".to_owned()).await.err().ok_or("no error")?;
+//! let hint = outcome_of(&*error).retry_after().ok_or("no hint")?;
+//! assert_eq!(hint.source, HintSource::Local);
+//! assert!(hint.delay > Duration::from_secs(6));
+//!
+//! // An operator knows better.
+//! handle.reset();
+//! assert!(handle.limits().is_empty());
+//! # Ok::<(), BoxError>(())
+//! # })?;
+//! # Ok::<(), BoxError>(())
+//! ```
+//!
+//! [`Throttled`]: backstop_core::Kind::Throttled
+//! [`QuotaExhausted`]: backstop_core::Kind::QuotaExhausted
+//! [`Overloaded`]: backstop_core::Kind::Overloaded
+//! [`Classify`]: backstop_core::Classify
+//! [`Outcome`]: backstop_core::Outcome
+//! [`Headroom`]: backstop_core::Headroom
+//! [`Failure`]: backstop_core::Failure
+
+mod body;
+mod config;
+mod future;
+mod handle;
+mod key;
+mod layer;
+mod memory;
+mod scoped;
+mod service;
+mod state;
+mod sync;
+mod table;
+mod waiting;
+
+pub use body::ResponseBody;
+pub use config::{
+    ConfigError, DEFAULT_CAPACITY, DEFAULT_JITTER, DEFAULT_PEEK_LIMIT, DEFAULT_PEEK_TIME,
+    DEFAULT_RAMP, Waits,
+};
+pub use future::ResponseFuture;
+pub use handle::{ActiveLimit, RateLimitHandle};
+pub use key::{Key, KeyOf, OneKey};
+pub use layer::{RateLimitBuilder, RateLimitLayer};
+pub use service::RateLimit;

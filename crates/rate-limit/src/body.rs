@@ -1,0 +1,118 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use backstop_core::{
+    BoxError, ClassifyStream, Observer, Outcome,
+    body::{Peeked, Watch, Watched},
+};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use crate::{Key, memory::Memory, state::Micros};
+
+pin_project! {
+    /// The body of a response that passed a [`RateLimit`](crate::RateLimit).
+    ///
+    /// It passes on every frame as it came, and learns from what it says: an error in the stream or
+    /// in the trailers is remembered like one in the head. An answer that ends without its proper
+    /// end ends with an error; see [`Watched`].
+    pub struct ResponseBody<B, C: ClassifyStream, O: Observer> {
+        #[pin]
+        state: State<B, C, O>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<B, C: ClassifyStream, O: Observer> {
+        Fresh { #[pin] body: Watched<B, C, Learn<O>> },
+        Peeked { #[pin] body: Watched<Peeked<B>, C, Learn<O>> },
+    }
+}
+
+/// Remembers what a body says of limits.
+pub(crate) struct Learn<O> {
+    pub(crate) memory: Arc<Memory<O>>,
+    pub(crate) key: Option<Key>,
+    pub(crate) sent: Option<Micros>,
+}
+
+impl<O: Observer> Watch for Learn<O> {
+    fn on_finish(self, outcome: &Outcome) {
+        self.memory.learn(self.key, self.sent, outcome);
+    }
+}
+
+impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
+    pub(crate) const fn decided(body: B) -> Self {
+        Self {
+            state: State::Fresh {
+                body: Watched::decided(body),
+            },
+        }
+    }
+
+    /// One that was read until its outcome was known.
+    pub(crate) const fn passed(body: Peeked<B>) -> Self {
+        Self::peeked(Watched::decided(body))
+    }
+
+    pub(crate) const fn watched(body: B, classify: C, learn: Learn<O>) -> Self {
+        Self {
+            state: State::Fresh {
+                body: Watched::new(body, classify, learn),
+            },
+        }
+    }
+
+    pub(crate) const fn peeked(body: Watched<Peeked<B>, C, Learn<O>>) -> Self {
+        Self {
+            state: State::Peeked { body },
+        }
+    }
+}
+
+impl<B, C, O> Body for ResponseBody<B, C, O>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    C: ClassifyStream,
+    O: Observer,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.project().state.project() {
+            StateProjection::Fresh { body } => body.poll_frame(cx),
+            StateProjection::Peeked { body } => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.state {
+            State::Fresh { body } => body.is_end_stream(),
+            State::Peeked { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.state {
+            State::Fresh { body } => body.size_hint(),
+            State::Peeked { body } => body.size_hint(),
+        }
+    }
+}
+
+impl<B, C: ClassifyStream, O: Observer> fmt::Debug for ResponseBody<B, C, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody").finish_non_exhaustive()
+    }
+}

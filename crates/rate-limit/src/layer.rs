@@ -1,0 +1,247 @@
+use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
+
+use backstop_core::{Http, Observer, Typed};
+use tower_layer::Layer;
+
+use crate::{
+    ConfigError, OneKey, RateLimit, RateLimitHandle, Waits,
+    config::Config,
+    memory::{Memory, Scopes},
+};
+
+/// Notices, remembers and answers a target's limits. See the [crate documentation](crate).
+///
+/// A layer stands for one target. All services it makes, and all clones of it and of them, share
+/// one memory.
+pub struct RateLimitLayer<C, P = Http, K = OneKey, O = ()> {
+    shared: Arc<Shared<C, O>>,
+    key: K,
+    protocol: PhantomData<fn() -> P>,
+}
+
+/// Sets up a [`RateLimitLayer`].
+pub struct RateLimitBuilder<C, P = Http, K = OneKey, O = ()> {
+    target: Arc<str>,
+    classify: C,
+    key: K,
+    observer: O,
+    config: Config,
+    protocol: PhantomData<fn() -> P>,
+}
+
+/// What the services of a layer share.
+#[derive(Debug)]
+pub(crate) struct Shared<C, O> {
+    pub(crate) classify: C,
+    pub(crate) memory: Arc<Memory<O>>,
+}
+
+// === impl RateLimitLayer ===
+
+impl<C> RateLimitLayer<C> {
+    /// The defaults, for HTTP: refusals are remembered and answered at once, nobody waits.
+    ///
+    /// `target` names the target in events.
+    pub fn new(target: impl Into<Arc<str>>, classify: C) -> Self {
+        Self::builder(target, classify).assemble()
+    }
+
+    /// Sets up a layer for HTTP.
+    pub fn builder(target: impl Into<Arc<str>>, classify: C) -> RateLimitBuilder<C> {
+        RateLimitBuilder {
+            target: target.into(),
+            classify,
+            key: OneKey,
+            observer: (),
+            config: Config::default(),
+            protocol: PhantomData,
+        }
+    }
+}
+
+impl<C, P, K, O> RateLimitLayer<C, P, K, O> {
+    /// Reads and resets what is remembered.
+    #[must_use]
+    pub fn handle(&self) -> RateLimitHandle {
+        let memory = &self.shared.memory;
+        RateLimitHandle::new(Arc::clone(&memory.target), Arc::clone(&memory.scopes))
+    }
+}
+
+impl<C, P, K: Clone, O, S> Layer<S> for RateLimitLayer<C, P, K, O> {
+    type Service = RateLimit<S, C, P, K, O>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimit::new(inner, Arc::clone(&self.shared), self.key.clone())
+    }
+}
+
+impl<C, P, K: Clone, O> Clone for RateLimitLayer<C, P, K, O> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            key: self.key.clone(),
+            protocol: PhantomData,
+        }
+    }
+}
+
+impl<C, P, K, O> fmt::Debug for RateLimitLayer<C, P, K, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("target", &self.shared.memory.target)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl RateLimitBuilder ===
+
+impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
+    /// The requests and responses are of another protocol, such as [`Typed`].
+    #[must_use]
+    pub fn protocol<P2>(self) -> RateLimitBuilder<C, P2, K, O> {
+        RateLimitBuilder {
+            target: self.target,
+            classify: self.classify,
+            key: self.key,
+            observer: self.observer,
+            config: self.config,
+            protocol: PhantomData,
+        }
+    }
+
+    /// The requests and responses are plain types: short for `protocol::<Typed>()`.
+    #[must_use]
+    pub fn typed(self) -> RateLimitBuilder<C, Typed, K, O> {
+        self.protocol()
+    }
+
+    /// Tells requests apart, so that each [`Key`](crate::Key) has limits of its own. By default the
+    /// target has one set of limits.
+    #[must_use]
+    pub fn key_by<K2>(self, key: K2) -> RateLimitBuilder<C, P, K2, O> {
+        RateLimitBuilder {
+            target: self.target,
+            classify: self.classify,
+            key,
+            observer: self.observer,
+            config: self.config,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Tells an observer what the layer notices and does. By default nobody is told.
+    #[must_use]
+    pub fn observe<O2: Observer>(self, observer: O2) -> RateLimitBuilder<C, P, K, O2> {
+        RateLimitBuilder {
+            target: self.target,
+            classify: self.classify,
+            key: self.key,
+            observer,
+            config: self.config,
+            protocol: self.protocol,
+        }
+    }
+
+    /// How long rate limits are remembered; [`Waits::THROTTLED`] by default.
+    #[must_use]
+    pub fn throttled(mut self, waits: Waits) -> Self {
+        self.config.throttled = waits;
+        self
+    }
+
+    /// How long spent quotas are remembered; [`Waits::QUOTA`] by default.
+    #[must_use]
+    pub fn quota(mut self, waits: Waits) -> Self {
+        self.config.quota = waits;
+        self
+    }
+
+    /// How long a lack of capacity is remembered; [`Waits::OVERLOADED`] by default.
+    #[must_use]
+    pub fn overloaded(mut self, waits: Waits) -> Self {
+        self.config.overloaded = waits;
+        self
+    }
+
+    /// By how much waits are lengthened at random, as a share;
+    /// [`DEFAULT_JITTER`](crate::DEFAULT_JITTER) by default.
+    #[must_use]
+    pub fn jitter(mut self, share: f64) -> Self {
+        self.config.jitter = share;
+        self
+    }
+
+    /// In which time the number of returning requests doubles;
+    /// [`DEFAULT_RAMP`](crate::DEFAULT_RAMP) by default. Zero lets all return at once.
+    #[must_use]
+    pub fn ramp(mut self, doubling: Duration) -> Self {
+        self.config.ramp = doubling;
+        self
+    }
+
+    /// Waits for a limit that ends soon instead of answering at once: at most this long, and at
+    /// most half of what the request's [`Deadline`](backstop_core::Deadline) leaves. Never by
+    /// default.
+    ///
+    /// A limit of two seconds should not cost a cold and dearer fallback.
+    #[must_use]
+    pub fn wait_up_to(mut self, longest: Duration) -> Self {
+        self.config.wait_up_to = Some(longest);
+        self
+    }
+
+    /// For how many keys limits are remembered; [`DEFAULT_CAPACITY`](crate::DEFAULT_CAPACITY) by
+    /// default.
+    #[must_use]
+    pub fn capacity(mut self, keys: usize) -> Self {
+        self.config.capacity = keys;
+        self
+    }
+
+    /// How much of an error body is read, and for how long, to learn what it says;
+    /// [`DEFAULT_PEEK_LIMIT`](crate::DEFAULT_PEEK_LIMIT) and
+    /// [`DEFAULT_PEEK_TIME`](crate::DEFAULT_PEEK_TIME) by default.
+    #[must_use]
+    pub fn peek(mut self, bytes: usize, time: Duration) -> Self {
+        self.config.peek_limit = bytes;
+        self.config.peek_time = time;
+        self
+    }
+
+    /// Builds the layer.
+    ///
+    /// # Errors
+    ///
+    /// When a setting cannot work; the error names it.
+    pub fn build(self) -> Result<RateLimitLayer<C, P, K, O>, ConfigError> {
+        self.config.validate()?;
+        Ok(self.assemble())
+    }
+
+    fn assemble(self) -> RateLimitLayer<C, P, K, O> {
+        let memory = Memory {
+            target: self.target,
+            observer: self.observer,
+            config: self.config,
+            scopes: Arc::new(Scopes::new(self.config.capacity)),
+        };
+        RateLimitLayer {
+            shared: Arc::new(Shared {
+                classify: self.classify,
+                memory: Arc::new(memory),
+            }),
+            key: self.key,
+            protocol: PhantomData,
+        }
+    }
+}
+
+impl<C, P, K, O> fmt::Debug for RateLimitBuilder<C, P, K, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitBuilder")
+            .field("target", &self.target)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

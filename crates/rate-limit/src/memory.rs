@@ -1,0 +1,305 @@
+use std::{sync::Arc, time::Duration};
+
+use backstop_core::{Event, HintSource, Observer, Outcome, Scope};
+use tokio::time::Instant;
+
+use crate::{
+    Key,
+    config::Config,
+    scoped::Scoped,
+    state::{Admission, Limit, LimitKind, Micros, Place, Refusal, micros},
+    table::Table,
+};
+
+/// What is remembered of one target, and who is told.
+#[derive(Debug)]
+pub(crate) struct Memory<O> {
+    pub(crate) target: Arc<str>,
+    pub(crate) observer: O,
+    pub(crate) config: Config,
+    pub(crate) scopes: Arc<Scopes>,
+}
+
+/// The scopes of one target.
+#[derive(Debug)]
+pub(crate) struct Scopes {
+    epoch: Instant,
+    /// The whole target.
+    pub(crate) whole: Arc<Scoped>,
+    /// Those that keys name. Empty when requests have none.
+    pub(crate) keyed: Table,
+}
+
+/// The scopes that one request is subject to, from the widest.
+#[derive(Clone, Debug)]
+struct Chain {
+    scopes: [Option<Arc<Scoped>>; Self::LENGTH],
+}
+
+/// The right to send one request, which is given back unless used.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    places: [Option<(Arc<Scoped>, Place)>; Chain::LENGTH],
+    released: Option<Scope>,
+    /// Whether any limit was remembered when it was given.
+    remembered: bool,
+}
+
+/// What keeps a request from being sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Blocked {
+    pub(crate) by: Arc<Scoped>,
+    /// Its place, if it waited.
+    pub(crate) at: Micros,
+    pub(crate) limit: Limit,
+}
+
+// === impl Scopes ===
+
+impl Scopes {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            epoch: Instant::now(),
+            whole: Arc::new(Scoped::new()),
+            keyed: Table::new(capacity),
+        }
+    }
+
+    /// The time, rounded down: what has not quite come has not come.
+    pub(crate) fn now(&self) -> Micros {
+        let since = Instant::now().saturating_duration_since(self.epoch);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// The time, rounded up: a wait that is counted from it is not too short.
+    fn now_ceil(&self) -> Micros {
+        micros(Instant::now().saturating_duration_since(self.epoch))
+    }
+
+    pub(crate) fn instant(&self, at: Micros) -> Instant {
+        self.epoch
+            .checked_add(Duration::from_micros(at))
+            .unwrap_or(self.epoch)
+    }
+
+    /// Whether nothing is remembered that concerns a key.
+    pub(crate) fn is_open(&self, key: Option<Key>) -> bool {
+        self.whole.state.is_open() && key.is_none_or(|key| self.is_open_for(key))
+    }
+
+    fn is_open_for(&self, key: Key) -> bool {
+        self.keyed.is_open(key)
+            && key
+                .without_model()
+                .is_none_or(|wider| wider == key || self.keyed.is_open(wider))
+    }
+
+    /// The limit in force for a key that lasts the longest.
+    pub(crate) fn in_force(&self, key: Option<Key>) -> Option<Blocked> {
+        if self.is_open(key) {
+            return None;
+        }
+        self.chain(key).in_force(self.now())
+    }
+
+    fn chain(&self, key: Option<Key>) -> Chain {
+        let find = |key| self.keyed.get(key, || self.now());
+        let wider = key
+            .and_then(Key::without_model)
+            .filter(|wider| Some(*wider) != key);
+        Chain {
+            scopes: [
+                Some(Arc::clone(&self.whole)),
+                wider.and_then(find),
+                key.and_then(find),
+            ],
+        }
+    }
+}
+
+// === impl Memory ===
+
+impl<O: Observer> Memory<O> {
+    /// Learns what an outcome says of limits.
+    ///
+    /// `sent` is when the request was sent, if anything was remembered then.
+    pub(crate) fn learn(&self, key: Option<Key>, sent: Option<Micros>, outcome: &Outcome) {
+        if outcome.is_success() {
+            if let Some(sent) = sent {
+                let now = self.scopes.now();
+                for scoped in self.scopes.chain(key).iter() {
+                    scoped.state.succeed(sent, now);
+                }
+            }
+            return;
+        }
+        let Some(kind) = LimitKind::of(outcome.kind()) else {
+            return;
+        };
+        if outcome.scope() == Scope::Request {
+            return;
+        }
+        self.notice(key, sent, kind, outcome);
+    }
+
+    #[cold]
+    fn notice(&self, key: Option<Key>, sent: Option<Micros>, kind: LimitKind, outcome: &Outcome) {
+        let waits = match kind {
+            LimitKind::Throttled => &self.config.throttled,
+            LimitKind::QuotaExhausted => &self.config.quota,
+            LimitKind::Overloaded => &self.config.overloaded,
+        };
+        let now = self.scopes.now_ceil();
+        let scoped = match key.and_then(|key| key.at(outcome.scope())) {
+            Some(key) => self.scopes.keyed.get_or_insert(key, now),
+            None => Arc::clone(&self.scopes.whole),
+        };
+        let hint = outcome.retry_after();
+        let given = hint.map(|hint| waits.given(hint.delay));
+        let refusal = Refusal {
+            kind,
+            scope: outcome.scope(),
+            now,
+            sent,
+            given: given.map(micros),
+        };
+        let jitter = self.config.jitter * fastrand::f64();
+        let until = scoped.state.notice(&refusal, |strikes| {
+            let (wait, cap) = match given {
+                Some(given) => (given, waits.cap),
+                None => (waits.computed(strikes), waits.backoff_cap),
+            };
+            micros(wait.saturating_add(wait.mul_f64(jitter)).min(cap.max(wait)))
+        });
+        if let Some(until) = until {
+            scoped.changed.notify_waiters();
+            self.observer.on_event(&Event::LimitNoticed {
+                target: &self.target,
+                outcome,
+                source: hint.map_or(HintSource::Local, |hint| hint.source),
+                wait: Duration::from_micros(until.saturating_sub(now)),
+            });
+        }
+    }
+
+    /// Lets a request through if nothing keeps it.
+    pub(crate) fn admit(&self, key: Option<Key>) -> Result<Pass, Blocked> {
+        self.scopes.admit(key, self.ramp(), true)
+    }
+
+    pub(crate) fn ramp(&self) -> Micros {
+        micros(self.config.ramp)
+    }
+
+    /// Whether a pass given a while ago still holds.
+    pub(crate) fn holds(&self, key: Option<Key>, pass: &Pass) -> bool {
+        let scopes = &self.scopes;
+        scopes.is_open(key) || (pass.remembered && scopes.in_force(key).is_none())
+    }
+
+    /// Makes use of a pass: the request is being sent. Returns when, if anything is remembered.
+    pub(crate) fn send(&self, mut pass: Pass) -> Option<Micros> {
+        pass.places = Default::default();
+        if let Some(scope) = pass.released {
+            self.observer.on_event(&Event::LimitReleased {
+                target: &self.target,
+                scope,
+            });
+        }
+        pass.remembered.then(|| self.scopes.now())
+    }
+
+    /// The answer in the stead of the target's.
+    pub(crate) fn local_answer(&self, blocked: &Blocked) -> Outcome {
+        let wait = blocked.at.saturating_sub(self.scopes.now());
+        let evidence = match blocked.limit.kind {
+            LimitKind::Throttled => "a rate limit noticed before",
+            LimitKind::QuotaExhausted => "a spent quota noticed before",
+            LimitKind::Overloaded => "an overload noticed before",
+        };
+        let outcome = Outcome::new(blocked.limit.kind.kind())
+            .with_scope(blocked.limit.scope)
+            .with_retry_after(Duration::from_micros(wait), HintSource::Local)
+            .with_evidence(evidence);
+        self.observer.on_event(&Event::AnsweredLocally {
+            target: &self.target,
+            outcome: &outcome,
+        });
+        outcome
+    }
+}
+
+impl Scopes {
+    /// Lets a request through if nothing keeps it: no limit, and nobody in line before it unless it
+    /// is itself the first (`behind_the_line` is false).
+    pub(crate) fn admit(
+        &self,
+        key: Option<Key>,
+        ramp: Micros,
+        behind_the_line: bool,
+    ) -> Result<Pass, Blocked> {
+        if self.is_open(key) {
+            return Ok(Pass::default());
+        }
+        let chain = self.chain(key);
+        let now = self.now();
+        let mut pass = Pass::default();
+        pass.remembered = true;
+        for (scoped, place) in chain.iter().zip(&mut pass.places) {
+            let ahead = if behind_the_line { scoped.waiting() } else { 0 };
+            match scoped.state.admit(now, ramp, ahead) {
+                Admission::Open => {}
+                Admission::Returns {
+                    place: taken,
+                    released,
+                } => {
+                    *place = Some((Arc::clone(scoped), taken));
+                    pass.released = pass.released.or(released);
+                }
+                Admission::NotBefore { at, limit } => {
+                    return Err(Blocked {
+                        by: Arc::clone(scoped),
+                        at,
+                        limit,
+                    });
+                }
+            }
+        }
+        Ok(pass)
+    }
+}
+
+// === impl Chain ===
+
+impl Chain {
+    /// The target, the credential or account, the model.
+    const LENGTH: usize = 3;
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Scoped>> {
+        self.scopes.iter().flatten()
+    }
+
+    /// The limit in force that lasts the longest.
+    fn in_force(&self, now: Micros) -> Option<Blocked> {
+        self.iter()
+            .filter_map(|scoped| {
+                let limit = scoped.state.in_force(now)?;
+                Some(Blocked {
+                    by: Arc::clone(scoped),
+                    at: limit.until,
+                    limit,
+                })
+            })
+            .max_by_key(|blocked| blocked.at)
+    }
+}
+
+// === impl Pass ===
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        for (scoped, place) in self.places.iter_mut().filter_map(Option::take) {
+            scoped.state.give_back(place);
+        }
+    }
+}

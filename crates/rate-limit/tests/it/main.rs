@@ -1,0 +1,4 @@
+//! The rate-limit detector as its users see it.
+
+mod limits;
+mod support;
