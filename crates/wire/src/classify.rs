@@ -4,13 +4,12 @@ use backstop_core::{
     Classify, ClassifyStream, End, Kind, Outcome, Progress, Step, Verdict, outcome_of,
 };
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use memchr::memchr2;
 
 use crate::{
     Dialect, Provider,
     errors::{Answer, classify_answer},
-    json::Value,
-    stream::{FinishReason, StreamReader, Usage},
+    json::{Extent, Value},
+    stream::{FinishReason, Framing, StreamReader, Usage},
 };
 
 /// How much of the body of a successful answer that is no stream is read: 4 MiB.
@@ -81,19 +80,12 @@ struct Whole {
     head: Head,
     dialect: Dialect,
     held: Vec<u8>,
+    /// How many bytes of it are blank before anything else.
+    blanks: usize,
     extent: Extent,
     decided: Option<Outcome>,
     /// It passed the limit and is no longer held.
     too_large: bool,
-}
-
-/// How far a JSON value goes, without reading what is in it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Extent {
-    depth: usize,
-    in_string: bool,
-    escaped: bool,
-    begun: bool,
 }
 
 // === impl ClassifyHttp ===
@@ -140,9 +132,10 @@ impl ClassifyHttp {
         if kind.starts_with(b"application/grpc") {
             return Mode::Grpc(head);
         }
-        if status.is_success() && kind == b"text/event-stream" {
-            let reader = StreamReader::sse(self.dialect, self.provider, head.headers);
-            return Mode::Stream(Box::new(reader));
+        if status.is_success()
+            && let Some(framing) = framing(kind)
+        {
+            return Mode::Stream(head.stream(self.dialect, framing));
         }
         Mode::Whole(Whole::new(head, self.dialect))
     }
@@ -254,6 +247,14 @@ impl Head {
         }
     }
 
+    fn stream(self, dialect: Dialect, framing: Framing) -> Box<StreamReader> {
+        Box::new(
+            StreamReader::new(dialect, framing)
+                .provider(self.provider)
+                .headers(self.headers),
+        )
+    }
+
     fn classify(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {
         classify_answer(&Answer {
             provider: self.provider,
@@ -281,6 +282,20 @@ impl Head {
             End::Error(error) => outcome_of(error),
             End::Dropped => Outcome::cancelled(),
         }
+    }
+}
+
+/// How a stream of this media type is cut into events.
+fn framing(media_type: &[u8]) -> Option<Framing> {
+    match media_type {
+        b"text/event-stream" => Some(Framing::Sse),
+        b"application/x-ndjson"
+        | b"application/ndjson"
+        | b"application/jsonl"
+        | b"application/x-jsonlines"
+        | b"application/stream+json" => Some(Framing::Ndjson),
+        b"application/vnd.amazon.eventstream" => Some(Framing::EventStream),
+        _ => None,
     }
 }
 
@@ -316,6 +331,7 @@ impl Whole {
             head,
             dialect,
             held: Vec::new(),
+            blanks: 0,
             extent: Extent::default(),
             decided: None,
             too_large: false,
@@ -323,24 +339,32 @@ impl Whole {
     }
 
     /// A reader of events, fed with what is held, if that is what the body turns out to be.
-    fn as_stream(&self, chunk: &[u8]) -> Option<Box<StreamReader>> {
-        if !self.head.status.is_success() || self.extent.begun || self.too_large {
+    fn as_stream(&mut self, chunk: &[u8]) -> Option<Box<StreamReader>> {
+        if !self.head.status.is_success() || self.extent.has_begun() || self.too_large {
             return None;
         }
-        // Few bytes are held here, but blank lines may be many.
-        let mut start = self.held.trim_ascii_start().to_vec();
-        start.extend(chunk.iter().take(LONGEST_FIELD));
-        let start = start.trim_ascii_start();
-        FIELDS
+        let blank = |byte: &&u8| byte.is_ascii_whitespace() || BOM.contains(byte);
+        self.blanks += self.held[self.blanks..].iter().take_while(blank).count();
+        let mut bytes = self.held[self.blanks..]
             .iter()
-            .any(|field| start.starts_with(field))
-            .then(|| {
-                let headers = self.head.headers.clone();
-                let mut reader =
-                    Box::new(StreamReader::sse(self.dialect, self.head.provider, headers));
-                reader.on_data(&self.held);
-                reader
-            })
+            .chain(chunk)
+            .skip_while(blank);
+        let start: [u8; LONGEST_FIELD] =
+            std::array::from_fn(|_| bytes.next().copied().unwrap_or_default());
+        let framing = if start[0] == b'[' && self.dialect == Dialect::Gemini {
+            Framing::JsonArray
+        } else if FIELDS.iter().any(|field| start.starts_with(field)) {
+            Framing::Sse
+        } else {
+            return None;
+        };
+        let head = Head {
+            headers: self.head.headers.clone(),
+            ..self.head
+        };
+        let mut reader = head.stream(self.dialect, framing);
+        reader.on_data(&self.held);
+        Some(reader)
     }
 
     fn on_data(&mut self, chunk: &[u8]) -> Step {
@@ -382,7 +406,7 @@ impl Whole {
         if chunk.len() <= room {
             return Step::progress(Progress::KeepAlive);
         }
-        if is_success && self.extent.begun {
+        if is_success && self.extent.has_begun() {
             self.too_large = true;
             self.held = Vec::new();
             return Step::progress(Progress::Token);
@@ -428,42 +452,5 @@ impl Whole {
 const FIELDS: [&[u8]; 5] = [b"data:", b"event:", b":", b"id:", b"retry:"];
 /// The longest of them.
 const LONGEST_FIELD: usize = 6;
-
-// === impl Extent ===
-
-impl Extent {
-    /// Goes on with `chunk`, and says after which of its bytes the value is over.
-    fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
-        let mut at = 0;
-        if !self.begun {
-            let blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
-            at = chunk.iter().position(|byte| !blank(byte))?;
-            if !matches!(chunk[at], b'{' | b'[' | b'"') {
-                return None;
-            }
-            self.begun = true;
-        }
-        while let Some(&byte) = chunk.get(at) {
-            if self.escaped {
-                self.escaped = false;
-            } else if self.in_string {
-                let plain = memchr2(b'"', b'\\', &chunk[at..])?;
-                at += plain;
-                self.escaped = chunk[at] == b'\\';
-                self.in_string = self.escaped;
-            } else {
-                match byte {
-                    b'"' => self.in_string = true,
-                    b'{' | b'[' => self.depth += 1,
-                    b'}' | b']' => self.depth = self.depth.saturating_sub(1),
-                    _ => {}
-                }
-            }
-            at += 1;
-            if self.depth == 0 && !self.in_string && !self.escaped {
-                return Some(at);
-            }
-        }
-        None
-    }
-}
+/// The byte order mark, which may come before anything.
+const BOM: [u8; 3] = *b"\xef\xbb\xbf";

@@ -26,6 +26,15 @@ pub(crate) struct Elements<'a> {
     at: usize,
 }
 
+/// How far a JSON value goes, without reading what is in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    begun: bool,
+}
+
 impl<'a> Value<'a> {
     /// The one value that `text` is, with white space or a byte order mark around it.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
@@ -133,6 +142,48 @@ impl<'a> Iterator for Elements<'a> {
         let end = skip_value(self.text, start)?;
         self.at = end;
         Some(Value(&self.text[start..end]))
+    }
+}
+
+impl Extent {
+    /// Whether a value that has brackets or quotes has begun.
+    pub(crate) const fn has_begun(self) -> bool {
+        self.begun
+    }
+
+    /// Goes on with `chunk`, and says after which of its bytes the value is over.
+    pub(crate) fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        if !self.begun {
+            let blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
+            at = chunk.iter().position(|byte| !blank(byte))?;
+            if !matches!(chunk[at], b'{' | b'[' | b'"') {
+                return None;
+            }
+            self.begun = true;
+        }
+        while let Some(&byte) = chunk.get(at) {
+            if self.escaped {
+                self.escaped = false;
+            } else if self.in_string {
+                let plain = memchr2(b'"', b'\\', &chunk[at..])?;
+                at += plain;
+                self.escaped = chunk[at] == b'\\';
+                self.in_string = self.escaped;
+            } else {
+                match byte {
+                    b'"' => self.in_string = true,
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                    _ => {}
+                }
+            }
+            at += 1;
+            if self.depth == 0 && !self.in_string && !self.escaped {
+                return Some(at);
+            }
+        }
+        None
     }
 }
 

@@ -26,4 +26,4 @@ mod stream;
 pub use classify::{AnswerReader, ClassifyHttp, ERROR_LIMIT, UNARY_LIMIT};
 pub use dialect::Dialect;
 pub use provider::Provider;
-pub use stream::{FinishReason, StreamReader, Usage};
+pub use stream::{FinishReason, Framing, StreamReader, Usage};

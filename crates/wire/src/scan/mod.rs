@@ -5,8 +5,14 @@
 //! items are the same however the bytes are split, each byte is looked at a bounded number of
 //! times, and memory is bounded by the [`Limits`].
 
+mod event_stream;
+mod json_array;
+mod ndjson;
 mod sse;
 
+pub use event_stream::{EventStream, EventStreamItem, Message};
+pub use json_array::{JsonArray, JsonArrayItem};
+pub use ndjson::{Ndjson, NdjsonItem};
 pub use sse::{Sse, SseEvent, SseItem};
 
 /// How much a scanner holds at most.

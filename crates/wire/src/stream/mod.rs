@@ -2,7 +2,12 @@
 //! proper end.
 
 mod anthropic;
+mod bedrock;
+mod cohere;
+mod gemini;
+mod ollama;
 mod openai_chat;
+mod openai_responses;
 
 use std::fmt;
 
@@ -12,7 +17,9 @@ use http::HeaderMap;
 use crate::{
     Dialect, Provider, errors,
     json::Value,
-    scan::{Sse, SseItem},
+    scan::{
+        EventStream, EventStreamItem, JsonArray, JsonArrayItem, Ndjson, NdjsonItem, Sse, SseItem,
+    },
 };
 
 /// Reads the events of a stream in one dialect.
@@ -24,10 +31,26 @@ pub struct StreamReader {
     state: State,
 }
 
-/// How a stream is cut into events.
+/// How events are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Framing {
+    /// Server-sent events.
+    Sse,
+    /// A JSON value a line.
+    Ndjson,
+    /// The elements of one JSON array.
+    JsonArray,
+    /// AWS event-stream messages.
+    EventStream,
+}
+
 #[derive(Debug)]
 enum Scanner {
     Sse(Sse),
+    Ndjson(Ndjson),
+    JsonArray(JsonArray),
+    EventStream(EventStream),
 }
 
 /// What is known of the stream so far.
@@ -48,6 +71,8 @@ struct Facts {
     content: bool,
     /// The proper end was seen.
     ended: bool,
+    /// Something larger than the scanner's limits was skipped.
+    skipped: bool,
     finish: Option<FinishReason>,
     usage: Usage,
     /// One bit per choice: which were seen and which are finished. Only the OpenAI dialect has more
@@ -121,21 +146,38 @@ enum Failure {
 // === impl StreamReader ===
 
 impl StreamReader {
-    /// A reader of the server-sent events of `dialect`, from the response that has these `headers`.
-    ///
-    /// Of the headers, those with retry hints matter, for an error in the stream may rely on them.
+    /// A reader of events of `dialect`.
     #[must_use]
-    pub fn sse(dialect: Dialect, provider: Provider, headers: HeaderMap) -> Self {
+    pub fn new(dialect: Dialect, framing: Framing) -> Self {
         Self {
-            scanner: Scanner::Sse(Sse::default()),
+            scanner: match framing {
+                Framing::Sse => Scanner::Sse(Sse::default()),
+                Framing::Ndjson => Scanner::Ndjson(Ndjson::default()),
+                Framing::JsonArray => Scanner::JsonArray(JsonArray::default()),
+                Framing::EventStream => Scanner::EventStream(EventStream::default()),
+            },
             state: State {
                 dialect,
-                provider,
-                headers,
+                provider: Provider::default(),
+                headers: HeaderMap::new(),
                 facts: Facts::default(),
                 failed: None,
             },
         }
+    }
+
+    /// Names the provider, whose own error codes are then understood as well.
+    #[must_use]
+    pub fn provider(mut self, provider: Provider) -> Self {
+        self.state.provider = provider;
+        self
+    }
+
+    /// Adds the headers of the response, whose retry hints hold for an error in the stream as well.
+    #[must_use]
+    pub fn headers(mut self, headers: HeaderMap) -> Self {
+        self.state.headers = headers;
+        self
     }
 
     /// Why the model stopped, once the stream has said so.
@@ -160,6 +202,13 @@ impl ClassifyStream for StreamReader {
         }
         match &mut self.scanner {
             Scanner::Sse(scanner) => scanner.feed(chunk, |item| state.sse(item, &mut step)),
+            Scanner::Ndjson(scanner) => scanner.feed(chunk, |item| state.line(item, &mut step)),
+            Scanner::JsonArray(scanner) => {
+                scanner.feed(chunk, |item| state.element(item, &mut step));
+            }
+            Scanner::EventStream(scanner) => {
+                scanner.feed(chunk, |item| state.message(item, &mut step));
+            }
         }
         step
     }
@@ -170,6 +219,9 @@ impl ClassifyStream for StreamReader {
             let mut step = Step::default();
             match &mut self.scanner {
                 Scanner::Sse(scanner) => scanner.finish(|item| state.sse(item, &mut step)),
+                Scanner::Ndjson(scanner) => scanner.finish(|item| state.line(item, &mut step)),
+                // Half of these is not anything.
+                Scanner::JsonArray(_) | Scanner::EventStream(_) => {}
             }
         }
         if let Some(outcome) = state.failed {
@@ -179,11 +231,13 @@ impl ClassifyStream for StreamReader {
             return Outcome::success();
         }
         match end {
-            End::Clean(_) => Outcome::new(Kind::Malformed).with_evidence(if state.facts.content {
-                "the stream ended without its proper end"
-            } else {
-                "the stream ended before any content"
-            }),
+            End::Clean(_) => Outcome::new(Kind::Malformed).with_evidence(
+                match (state.facts.skipped, state.facts.content) {
+                    (true, _) => "the stream ended after an event too large to be read",
+                    (_, true) => "the stream ended without its proper end",
+                    (_, false) => "the stream ended before any content",
+                },
+            ),
             End::Error(error) => outcome_of(error),
             End::Dropped => Outcome::cancelled(),
         }
@@ -210,10 +264,8 @@ impl State {
                 name: event.name,
                 data: event.data,
             },
-            SseItem::Comment(_) | SseItem::TooLong => {
-                step.progress = step.progress.max(Progress::KeepAlive);
-                return;
-            }
+            SseItem::Comment(_) => return alive(step),
+            SseItem::TooLong => return self.skip(step),
             // Old llama.cpp names the field `error`; others write the error's JSON without a field
             // at all, which reads as a field whose name begins with a brace.
             SseItem::Field {
@@ -225,14 +277,60 @@ impl State {
             },
             SseItem::Field { name, .. } => {
                 if !self.facts.spoken && name.first() == Some(&b'<') {
-                    self.fail(FOREIGN, step);
-                } else {
-                    step.progress = step.progress.max(Progress::KeepAlive);
+                    return self.fail(FOREIGN, step);
                 }
-                return;
+                return alive(step);
             }
         };
         self.event(event, step);
+    }
+
+    fn line(&mut self, item: NdjsonItem<'_>, step: &mut Step) {
+        match item {
+            NdjsonItem::Line(data) => self.event(Event { name: None, data }, step),
+            NdjsonItem::TooLong => self.skip(step),
+        }
+    }
+
+    fn element(&mut self, item: JsonArrayItem<'_>, step: &mut Step) {
+        match item {
+            JsonArrayItem::Element(data) => self.event(Event { name: None, data }, step),
+            JsonArrayItem::TooLong => self.skip(step),
+            JsonArrayItem::End => alive(step),
+            JsonArrayItem::Broken => self.fail(FOREIGN, step),
+        }
+    }
+
+    fn message(&mut self, item: EventStreamItem<'_>, step: &mut Step) {
+        let message = match item {
+            EventStreamItem::Message(message) => message,
+            EventStreamItem::TooLong => return self.skip(step),
+            EventStreamItem::Broken => {
+                let outcome = Outcome::new(Kind::Malformed)
+                    .with_evidence("an event-stream checksum that does not hold");
+                return self.fail(outcome, step);
+            }
+        };
+        // An exception is one of the API's, an error is the transport's and has no payload.
+        let (name, payload) = match message.header(":message-type") {
+            Some(b"exception") => (message.header(":exception-type"), message.payload()),
+            Some(b"error") => (
+                message.header(":error-code"),
+                message.header(":error-message").unwrap_or_default(),
+            ),
+            _ => {
+                let event = Event {
+                    name: message.header(":event-type"),
+                    data: message.payload(),
+                };
+                return self.event(event, step);
+            }
+        };
+        let event = Event {
+            name,
+            data: payload,
+        };
+        self.told(event, step);
     }
 
     fn event(&mut self, event: Event<'_>, step: &mut Step) {
@@ -248,12 +346,7 @@ impl State {
         }
         match mark.failure {
             Failure::None => self.facts.spoken = true,
-            Failure::Told => {
-                let name = event.name.and_then(|name| std::str::from_utf8(name).ok());
-                let outcome =
-                    errors::classify_stream_error(self.provider, &self.headers, name, event.data);
-                self.fail(outcome, step);
-            }
+            Failure::Told => self.told(event, step),
             Failure::Known(outcome) => self.fail(outcome, step),
             // Once it has begun to answer, one bad event does not make the rest of it worthless:
             // whoever reads it may recover, and nobody else may take over.
@@ -270,18 +363,38 @@ impl State {
         if data.is_empty() || event.name.is_some_and(is_heartbeat) {
             return Mark::KEEP_ALIVE;
         }
+        // Only chat completions have this end; with others it says nothing.
+        if data == b"[DONE]" {
+            return match self.dialect {
+                Dialect::OpenAiChat => openai_chat::done(&self.facts),
+                _ => Mark::KEEP_ALIVE,
+            };
+        }
+        let Some(value) = Value::parse(data) else {
+            return Mark::FOREIGN;
+        };
         let facts = &mut self.facts;
         match self.dialect {
-            Dialect::Anthropic => match Value::parse(data) {
-                Some(value) => anthropic::read(value, facts),
-                None => Mark::FOREIGN,
-            },
-            _ if data == b"[DONE]" => openai_chat::done(facts),
-            _ => match Value::parse(data) {
-                Some(value) => openai_chat::read(value, facts),
-                None => Mark::FOREIGN,
-            },
+            Dialect::OpenAiChat => openai_chat::read(value, facts),
+            Dialect::OpenAiResponses => openai_responses::read(value, facts),
+            Dialect::Anthropic => anthropic::read(value, facts),
+            Dialect::Gemini => gemini::read(value, facts),
+            Dialect::Cohere => cohere::read(value, facts),
+            Dialect::Ollama => ollama::read(value, facts),
+            Dialect::BedrockConverse => bedrock::read(event.name, value, facts),
         }
+    }
+
+    /// The event says of itself that it is an error.
+    fn told(&mut self, event: Event<'_>, step: &mut Step) {
+        let name = event.name.and_then(|name| std::str::from_utf8(name).ok());
+        let outcome = errors::classify_stream_error(self.provider, &self.headers, name, event.data);
+        self.fail(outcome, step);
+    }
+
+    fn skip(&mut self, step: &mut Step) {
+        self.facts.skipped = true;
+        alive(step);
     }
 
     fn fail(&mut self, outcome: Outcome, step: &mut Step) {
@@ -290,6 +403,10 @@ impl State {
             step.failed = Some(outcome);
         }
     }
+}
+
+fn alive(step: &mut Step) {
+    step.progress = step.progress.max(Progress::KeepAlive);
 }
 
 const FOREIGN: Outcome =
@@ -306,6 +423,20 @@ fn is_heartbeat(name: &[u8]) -> bool {
 // === impl Facts ===
 
 impl Facts {
+    /// The choice `index` was seen, and perhaps it is over.
+    fn choice(&mut self, index: u64, finished: bool) {
+        let bit = 1 << index.min(63);
+        self.choices |= bit;
+        if finished {
+            self.finished |= bit;
+        }
+    }
+
+    /// Whether all choices that were begun are over.
+    const fn all_finished(&self) -> bool {
+        self.finished & self.choices == self.choices
+    }
+
     /// The model has stopped for `reason`.
     fn finish(&mut self, reason: FinishReason) {
         self.finish.get_or_insert(reason);

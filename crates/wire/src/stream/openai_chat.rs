@@ -77,8 +77,7 @@ pub(super) fn read(value: Value<'_>, facts: &mut Facts) -> Mark {
     if is_error || (has_message && !has_choices && !seen.content && !seen.finished) {
         return Mark::content(seen.content).with(Failure::Told);
     }
-    // All choices that were begun must be over.
-    if seen.finished && facts.finished & facts.choices == facts.choices {
+    if seen.finished && facts.all_finished() {
         let silence = facts.verdict(seen.content, Silence::IsNoAnswer);
         return Mark::end(seen.content, silence);
     }
@@ -99,7 +98,7 @@ impl Seen {
         let mut is_error = false;
         for (key, value) in choice.members() {
             match key {
-                b"index" => index = value.number().unwrap_or(0).min(63),
+                b"index" => index = value.number().unwrap_or(0),
                 b"delta" | b"message" => self.content |= has_content(value),
                 // Legacy completions.
                 b"text" => self.content |= value.is_text(),
@@ -114,11 +113,8 @@ impl Seen {
                 _ => {}
             }
         }
-        facts.choices |= 1 << index;
-        if finished {
-            facts.finished |= 1 << index;
-            self.finished = true;
-        }
+        facts.choice(index, finished);
+        self.finished |= finished;
         is_error
     }
 }
