@@ -1,13 +1,14 @@
 use std::fmt;
 
 use backstop_core::{
-    Classify, ClassifyStream, End, Kind, Outcome, Progress, Step, Verdict, outcome_of,
+    Classify, ClassifyStream, End, Headroom, Kind, Outcome, Progress, Step, Verdict, outcome_of,
 };
 use http::{HeaderMap, Request, Response, StatusCode, header};
 
 use crate::{
     Dialect, Provider,
     errors::{Answer, classify_answer},
+    headroom,
     json::{Extent, Value},
     stream::{FinishReason, Framing, StreamReader, Usage},
 };
@@ -31,7 +32,7 @@ pub const ERROR_LIMIT: usize = 64 * 1024;
 /// and a stream that is labelled as something else, are both understood.
 ///
 /// ```
-/// use backstop_core::{Classify, ClassifyStream, End, Kind, Progress, Verdict};
+/// use backstop_core::{Classify, ClassifyStream, End, Headroom, Kind, Progress, Verdict};
 /// use backstop_wire::{ClassifyHttp, Dialect};
 ///
 /// let classify = ClassifyHttp::new(Dialect::OpenAiChat);
@@ -153,6 +154,10 @@ impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
             None => Verdict::AtEnd(self.reader(response.status(), response.headers())),
         }
     }
+
+    fn headroom(&self, (): &(), response: &Response<B>) -> Option<Headroom> {
+        headroom::read(self.provider, response.headers(), None)
+    }
 }
 
 // === impl AnswerReader ===
@@ -235,7 +240,11 @@ impl fmt::Debug for AnswerReader {
 impl Head {
     fn new(provider: Provider, status: StatusCode, headers: &HeaderMap) -> Self {
         Self {
-            provider,
+            // Not all headers may be kept that tell it.
+            provider: match provider {
+                Provider::Unknown => Provider::from_headers(headers),
+                known => known,
+            },
             status,
             // The headers of a success matter only if they have something to say about a failure
             // that the body may still bring; as a rule they have not, and copying them costs.
