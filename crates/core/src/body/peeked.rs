@@ -221,13 +221,7 @@ impl<B, C: ClassifyStream> Committed<B, C> {
     /// The body, to be passed on and classified to its end.
     pub fn watch<W: Watch>(self, watch: W) -> Watched<Peeked<B>, C, W> {
         let classified = self.body.held.len();
-        Watched::resume(
-            self.body,
-            self.classify,
-            watch,
-            classified,
-            self.step.failed,
-        )
+        Watched::resume(self.body, self.classify, watch, classified, &self.step)
     }
 }
 

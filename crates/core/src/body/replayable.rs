@@ -1,7 +1,7 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -82,7 +82,11 @@ where
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if let Some(rest) = &mut self.rest {
-            return Pin::new(rest).poll_frame(cx);
+            let frame = ready!(Pin::new(rest).poll_frame(cx));
+            if !matches!(frame, Some(Ok(_))) {
+                self.rest = None;
+            }
+            return Poll::Ready(frame);
         }
         Poll::Ready(
             self.trailers

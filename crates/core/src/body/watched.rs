@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{BoxError, ClassifyStream, End, Failure, Outcome, Step};
+use super::peeked::plus;
+use crate::{BoxError, ClassifyStream, End, Failure, Kind, Outcome, Progress, Step};
 
 /// Hears what a [`Watched`] body brings and how it ends.
 ///
@@ -41,16 +42,25 @@ pin_project! {
     ///
     /// Every frame is passed on as it came. At the end, one of three things happens:
     ///
-    /// * The answer is complete, or its own bytes say that it failed (an error event, trailers with
-    ///   an error status): the body ends as the inner one does. An error of the inner body *after*
+    /// * The answer is complete, or it says itself that it failed (by an error event, an error
+    ///   status, trailers): the body ends as the inner one does. An error of the inner body *after*
     ///   the proper end is left out, the answer was whole.
     /// * The inner body ended in error: so does this one, with a [`Failure`] that carries the outcome.
-    /// * The inner body ended without the dialect's proper end: this one ends with a [`Failure`], so
-    ///   that HTTP aborts the connection rather than end it cleanly.
+    /// * The inner body ended cleanly and the answer is [`Kind::Malformed`], so that nothing in it
+    ///   tells its reader: this one ends with a [`Failure`], so that HTTP aborts the connection
+    ///   rather than end it cleanly.
+    ///
+    /// HTTP reads no further than to the trailers, or to the length that was announced. So in the
+    /// last case trailers are left out, and where the length was known so is the last byte, which
+    /// waits until it is clear how the body ends.
     pub struct Watched<B, C: ClassifyStream, W: Watch> {
         #[pin]
         inner: B,
         watching: Option<Watching<C, W>>,
+        // The last byte of a body of known length, while the answer in it is not whole.
+        withheld: Option<Bytes>,
+        // Comes after what is withheld.
+        trailers: Option<Frame<Bytes>>,
         pending_error: Option<Failure>,
         done: bool,
         // Frames still to come that have been classified before.
@@ -71,49 +81,60 @@ struct Watching<C, W> {
     watch: W,
     /// A failure that the body itself reported.
     told: Option<Outcome>,
+    /// Whether the proper end has come.
+    ended: bool,
 }
 
 impl<C: ClassifyStream, W: Watch> Watching<C, W> {
-    /// Returns the outcome, and whether whoever read the body has been told of it.
-    fn finish(mut self, end: End<'_>) -> (Outcome, bool) {
-        let has_trailers = matches!(end, End::Clean(Some(_)));
+    fn step(&mut self, step: &Step) {
+        self.told = self.told.or(step.failed);
+        self.ended |= step.progress == Progress::End;
+    }
+
+    fn finish(mut self, end: End<'_>) -> Outcome {
         let outcome = self.classify.on_end(end);
         // What the stream said of itself stands, whatever came after.
         let outcome = self.told.unwrap_or(outcome);
         self.watch.on_finish(&outcome);
-        (
-            outcome,
-            outcome.is_success() || self.told.is_some() || has_trailers,
-        )
+        outcome
+    }
+
+    /// The failure to end with, when the body ended cleanly and its reader would not know.
+    fn end(self, trailers: Option<&http::HeaderMap>) -> Option<Failure> {
+        let told = self.told.is_some();
+        let outcome = self.finish(End::Clean(trailers));
+        (!told && outcome.kind() == Kind::Malformed).then(|| Failure::new(outcome))
     }
 }
 
 impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     /// Watches `inner` from its beginning.
     pub const fn new(inner: B, classify: C, watch: W) -> Self {
-        Self::resume(inner, classify, watch, 0, None)
-    }
-
-    /// Watches `inner`, of which `classify` has seen the first `classified` frames and learnt that
-    /// the stream `told` of a failure.
-    pub(super) const fn resume(
-        inner: B,
-        classify: C,
-        watch: W,
-        classified: usize,
-        told: Option<Outcome>,
-    ) -> Self {
         Self {
             inner,
             watching: Some(Watching {
                 classify,
                 watch,
-                told,
+                told: None,
+                ended: false,
             }),
+            withheld: None,
+            trailers: None,
             pending_error: None,
             done: false,
-            classified,
+            classified: 0,
         }
+    }
+
+    /// Watches `inner`, of which `classify` has seen the first `classified` frames, the last of
+    /// which brought `step`.
+    pub(super) fn resume(inner: B, classify: C, watch: W, classified: usize, step: &Step) -> Self {
+        let mut watched = Self::new(inner, classify, watch);
+        watched.classified = classified;
+        if let Some(watching) = &mut watched.watching {
+            watching.step(step);
+        }
+        watched
     }
 
     /// Passes on `inner`, whose outcome is known already.
@@ -121,6 +142,8 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
         Self {
             inner,
             watching: None,
+            withheld: None,
+            trailers: None,
             pending_error: None,
             done: false,
             classified: 0,
@@ -146,7 +169,9 @@ where
             return Poll::Ready(Some(Err(failure.into())));
         }
         if *this.done {
-            return Poll::Ready(None);
+            let withheld = this.withheld.take().map(Frame::data);
+            let frame = withheld.or_else(|| this.trailers.take());
+            return Poll::Ready(frame.map(Ok));
         }
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -157,66 +182,87 @@ where
                     return Poll::Ready(Some(Err(error)));
                 };
                 let cause: &(dyn Error + 'static) = &*error;
-                let (outcome, _) = watching.finish(End::Error(cause));
+                let outcome = watching.finish(End::Error(cause));
                 // The answer was whole before the connection broke.
                 if outcome.is_success() {
-                    return Poll::Ready(None);
+                    return Poll::Ready(this.withheld.take().map(|data| Ok(Frame::data(data))));
                 }
+                *this.withheld = None;
                 return Poll::Ready(Some(Err(Failure::with_source(outcome, error).into())));
             }
             None => {
                 *this.done = true;
-                let failure = this
-                    .watching
-                    .take()
-                    .and_then(|watching| ended(watching, None));
-                return Poll::Ready(failure.map(|failure| Err(failure.into())));
+                let failure = this.watching.take().and_then(|watching| watching.end(None));
+                let withheld = this.withheld.take().map(Frame::data);
+                return Poll::Ready(match failure {
+                    Some(failure) => Some(Err(failure.into())),
+                    None => withheld.map(Ok),
+                });
             }
         };
-        if let (Some(data), Some(watching)) = (frame.data_ref(), this.watching.as_mut()) {
-            watching.watch.on_data(data);
-            if *this.classified > 0 {
-                *this.classified -= 1;
-            } else {
-                let step = watching.classify.on_data(data);
-                watching.told = watching.told.or(step.failed);
-                watching.watch.on_step(&step);
+        let mut data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                *this.done = true;
+                let watching = this.watching.take();
+                // Whoever reads them asks for nothing more.
+                if let Some(failure) =
+                    watching.and_then(|watching| watching.end(frame.trailers_ref()))
+                {
+                    *this.withheld = None;
+                    return Poll::Ready(Some(Err(failure.into())));
+                }
+                return Poll::Ready(Some(Ok(match this.withheld.take() {
+                    Some(withheld) => {
+                        *this.trailers = Some(frame);
+                        Frame::data(withheld)
+                    }
+                    None => frame,
+                })));
             }
+        };
+        let Some(watching) = this.watching.as_mut() else {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        };
+        watching.watch.on_data(&data);
+        if *this.classified > 0 {
+            *this.classified -= 1;
+        } else {
+            let step = watching.classify.on_data(&data);
+            watching.step(&step);
+            watching.watch.on_step(&step);
         }
-        // Whoever reads this may stop at the last frame and never ask for the end.
-        if frame.is_trailers() || this.inner.is_end_stream() {
+        let is_open = !watching.ended && watching.told.is_none();
+        if let Some(withheld) = this.withheld.take() {
+            data = [withheld, data].concat().into();
+        }
+        // Whoever reads this may stop at the last byte and never ask for the end.
+        let length_is_known = this.inner.size_hint().exact() == Some(0);
+        if this.inner.is_end_stream() {
             *this.done = true;
-            *this.pending_error = this
-                .watching
-                .take()
-                .and_then(|watching| ended(watching, frame.trailers_ref()));
+            *this.pending_error = this.watching.take().and_then(|watching| watching.end(None));
+            if length_is_known && this.pending_error.is_some() {
+                data.truncate(data.len().saturating_sub(1));
+            }
+        } else if length_is_known && is_open && !data.is_empty() {
+            *this.withheld = Some(data.split_off(data.len() - 1));
         }
-        Poll::Ready(Some(Ok(frame)))
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
         // While the outcome is open the end is not: it may have to be an error.
         self.watching.is_none()
+            && self.withheld.is_none()
+            && self.trailers.is_none()
             && self.pending_error.is_none()
             && (self.done || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.done {
-            SizeHint::with_exact(0)
-        } else {
-            self.inner.size_hint()
-        }
+        let withheld = self.withheld.as_ref().map_or(0, |data| data.len() as u64);
+        plus(withheld, (!self.done).then(|| self.inner.size_hint()))
     }
-}
-
-/// The failure to end with, when the body ended cleanly but the answer was not whole.
-fn ended<C: ClassifyStream, W: Watch>(
-    watching: Watching<C, W>,
-    trailers: Option<&http::HeaderMap>,
-) -> Option<Failure> {
-    let (outcome, told) = watching.finish(End::Clean(trailers));
-    (!told).then(|| Failure::new(outcome))
 }
 
 impl<B, C: ClassifyStream, W: Watch> fmt::Debug for Watched<B, C, W> {
