@@ -1,0 +1,123 @@
+//! The command line.
+
+use std::{fmt::Display, path::PathBuf, process::ExitCode, sync::Arc};
+
+use backstop_core::BoxError;
+use clap::{Args, Parser, Subcommand};
+use tokio::net::TcpListener;
+
+use crate::{config::Config, demo, logs, routes, server, stack};
+
+/// Lets another model answer when the first cannot.
+#[derive(Debug, Parser)]
+#[command(name = "backstop", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models as a configuration file says.
+    ///
+    /// OpenAI clients ask at /v1/chat/completions, Anthropic clients at /v1/messages. /v1/models
+    /// lists the models, /healthz says that the gateway is up. SIGTERM or ctrl-c stops it: no new
+    /// requests are taken, open answers end first.
+    ///
+    /// Logs go to stderr; the variable `RUST_LOG` sets what is logged (default: info).
+    Serve(ConfigFile),
+    /// Check a configuration file, and say what is wrong with it.
+    ///
+    /// All problems are listed with their line, the key and what was expected. No key is needed
+    /// and nothing is sent.
+    Check(ConfigFile),
+    /// Show how calls survive a failing model: no key, no configuration, no network.
+    ///
+    /// Starts a primary that fails in many ways, a backup, and the gateway in front of both, on
+    /// loopback ports, and asks as a client would. Ends by itself within 30 seconds, with exit
+    /// code 0 only if no request failed.
+    Demo(demo::Options),
+}
+
+#[derive(Args, Debug)]
+struct ConfigFile {
+    /// The configuration file (TOML, see docs/configuration.md).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the command that the arguments ask for.
+pub(crate) fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(file) => serve(&file),
+        Command::Check(file) => check(&file),
+        Command::Demo(options) => return demo::run(options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&*error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(file: &ConfigFile) -> Result<Config, BoxError> {
+    let path = file.config.display();
+    let text = std::fs::read_to_string(&file.config)
+        .map_err(|error| format!("cannot read {path}: {error}"))?;
+    Config::parse(&text)
+        .map_err(|error| format!("{path} is not a valid configuration:\n{error}").into())
+}
+
+fn check(file: &ConfigFile) -> Result<(), BoxError> {
+    let config = read(file)?;
+    say(&format_args!(
+        "{} is valid: {} models, {} targets, to listen on {}",
+        file.config.display(),
+        config.models.len(),
+        config.targets.len(),
+        config.listen,
+    ));
+    Ok(())
+}
+
+fn serve(file: &ConfigFile) -> Result<(), BoxError> {
+    let config = read(file)?;
+    logs::start();
+    let keys = stack::keys(&config, |name| std::env::var(name).ok())?;
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let gateway = Arc::new(routes::Gateway::new(&config, &keys)?);
+            let listener = TcpListener::bind(config.listen)
+                .await
+                .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
+            let address = listener.local_addr()?;
+            let models = config.models.len();
+            tracing::info!(%address, models, "listening");
+            server::serve(
+                listener,
+                routes::router(gateway),
+                server::signal(),
+                config.drain,
+            )
+            .await;
+            tracing::info!("stopped");
+            Ok(())
+        })
+}
+
+#[expect(clippy::print_stdout, reason = "what the command was asked for")]
+fn say(what: &dyn Display) {
+    println!("{what}");
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "logging may not have started, and this is for a person"
+)]
+fn complain(what: &dyn Display) {
+    eprintln!("error: {what}");
+}

@@ -1,0 +1,68 @@
+//! The HTTP client that asks the targets.
+
+use std::{sync::Arc, time::Duration};
+
+use backstop_core::{BoxError, body::Replayable};
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use crate::body::Rest;
+
+/// What a target is sent: the caller's body, read by the router and once more by failover.
+pub(crate) type SentBody = Replayable<Replayable<Rest>>;
+
+/// A client that follows no redirects and keeps its connections.
+pub(crate) type Client = HyperClient<HttpsConnector<HttpConnector>, SentBody>;
+
+/// How long an unused connection is kept: less than the least that is seen at providers' edges
+/// (AWS load balancers: 60 s), so that it is not closed while a request is on its way.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// What TLS connections trust: the platform's certificates.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls(ClientConfig);
+
+impl Tls {
+    /// Loads the platform's certificates. Without any, connections by TLS would all fail: that is
+    /// an error only if there are to be some.
+    pub(crate) fn load(is_needed: bool) -> Result<Self, BoxError> {
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+        };
+        let config = match builder()?.try_with_platform_verifier() {
+            Ok(builder) => builder.with_no_client_auth(),
+            Err(error) if is_needed => {
+                return Err(format!("no certificates to trust: {error}").into());
+            }
+            Err(_) => builder()?
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth(),
+        };
+        Ok(Self(config))
+    }
+
+    /// A client whose connections are made within `connect`.
+    pub(crate) fn client(&self, connect: Duration) -> Client {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        // Without it the second of two small writes waits for the reader's acknowledgement.
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(self.0.clone())
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(tcp);
+        HyperClient::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector)
+    }
+}

@@ -1,0 +1,316 @@
+//! The paths that callers ask at, and which stack answers.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::{get, post},
+};
+use backstop_core::{BoxError, Served, body::Replayable};
+use backstop_wire::{
+    Dialect,
+    request::{BadBody, RequestModel},
+};
+use bytes::{Bytes, BytesMut};
+use http::{
+    StatusCode,
+    header::{CONTENT_ENCODING, EXPECT},
+};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use tower::ServiceExt as _;
+
+use crate::{
+    body::Rest,
+    config::Config,
+    reply::{Refusal, dress, json_response},
+    stack::{self, Keys, Stack},
+};
+
+/// How long a caller may pause while it sends its body: as long as for the head of the request.
+const BODY_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long the rest of a refused body is read and thrown away, so that a caller that is still
+/// writing gets to read the answer rather than a reset connection.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// The models that are served.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    models: HashMap<Arc<str>, Route>,
+    list: Value,
+    max_body: usize,
+    replay_limit: usize,
+}
+
+#[derive(Debug)]
+struct Route {
+    dialect: Dialect,
+    stack: Stack,
+}
+
+/// A request whose body has been read as far as it is kept.
+struct Asked {
+    model: RequestModel,
+    body: Replayable<Rest>,
+}
+
+/// The paths, and what answers.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", post(chat))
+        .route("/v1/messages", post(messages))
+        .route("/v1/models", get(list))
+        .route("/healthz", get(async || "ok\n"))
+        .fallback(async || Refusal::NoRoute(StatusCode::NOT_FOUND).response(Dialect::OpenAiChat))
+        .method_not_allowed_fallback(async || {
+            Refusal::NoRoute(StatusCode::METHOD_NOT_ALLOWED).response(Dialect::OpenAiChat)
+        })
+        .with_state(gateway)
+}
+
+async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    gateway.answer(Dialect::OpenAiChat, request).await
+}
+
+async fn messages(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    gateway.answer(Dialect::Anthropic, request).await
+}
+
+async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
+    json_response(StatusCode::OK, &gateway.list)
+}
+
+impl Gateway {
+    /// Builds the stacks of all models.
+    pub(crate) fn new(config: &Config, keys: &Keys) -> Result<Self, BoxError> {
+        let models = stack::build(config, keys)?
+            .into_iter()
+            .zip(&config.models)
+            .map(|(stack, model)| {
+                let dialect = model.dialect;
+                (model.name.as_str().into(), Route { dialect, stack })
+            })
+            .collect();
+        Ok(Self {
+            models,
+            list: model_list(config),
+            max_body: config.max_body,
+            replay_limit: config.replay_limit,
+        })
+    }
+
+    /// Answers a request in the dialect of the path that it came by.
+    async fn answer(&self, dialect: Dialect, request: Request) -> Response {
+        let started = Instant::now();
+        let (head, body) = request.into_parts();
+        // A caller that waits for leave to send its body need not send it in vain.
+        let may_linger = !head.headers.contains_key(EXPECT);
+        let is_plain = |coding: &http::HeaderValue| coding == "identity";
+        let asked = if head.headers.get(CONTENT_ENCODING).is_none_or(is_plain) {
+            self.read(body).await
+        } else {
+            Err((Refusal::Encoded, body))
+        };
+        let routed = asked.and_then(|asked| match self.route(dialect, &asked.model) {
+            Ok(route) => Ok((route, asked)),
+            // What is not kept of such a body is not worth reading.
+            Err(refusal) => Err((refusal, Body::empty())),
+        });
+        let ((name, route), asked) = match routed {
+            Ok(routed) => routed,
+            Err((refusal, rest)) => {
+                if may_linger {
+                    discard(rest).await;
+                }
+                let response = refusal.response(dialect);
+                tracing::info!(status = response.status().as_u16(), "refused");
+                return response;
+            }
+        };
+        let mut request = http::Request::from_parts(head, asked.body);
+        // Nothing that the server knows of the caller's connection goes further.
+        request.extensions_mut().clear();
+        request.extensions_mut().insert(asked.model);
+        let response = match route.stack.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let (mut head, body) = response.into_parts();
+        let served: Option<Served> = head.extensions.remove();
+        dress(&mut head.headers, served.as_ref());
+        tracing::info!(
+            model = &**name,
+            status = head.status.as_u16(),
+            served_by = served.as_ref().map(|served| &*served.target),
+            mode = served.as_ref().map(|served| served.mode.as_str()),
+            attempts = served.as_ref().map(|served| served.attempts),
+            begun_ms = u64::try_from(
+                Instant::now()
+                    .saturating_duration_since(started)
+                    .as_millis()
+            )
+            .unwrap_or(u64::MAX),
+            "answered",
+        );
+        Response::from_parts(head, body)
+    }
+
+    fn route(
+        &self,
+        dialect: Dialect,
+        model: &RequestModel,
+    ) -> Result<(&Arc<str>, &Route), Refusal> {
+        let (name, route) = self
+            .models
+            .get_key_value(model.name())
+            .ok_or_else(|| Refusal::UnknownModel(model.name().to_string()))?;
+        if route.dialect != dialect {
+            return Err(Refusal::OtherDialect {
+                model: name.to_string(),
+                dialect: route.dialect,
+            });
+        }
+        Ok((name, route))
+    }
+
+    /// Reads a body as far as it is kept, and finds its model. On refusal gives back what was not
+    /// read.
+    async fn read(&self, mut body: Body) -> Result<Asked, (Refusal, Body)> {
+        let too_large = Refusal::TooLarge {
+            limit: self.max_body,
+        };
+        if body.size_hint().lower() > self.max_body as u64 {
+            return Err((too_large, body));
+        }
+        let mut scanner = RequestModel::scanner();
+        let mut kept = Kept::default();
+        loop {
+            let frame = match timeout(BODY_PAUSE, body.frame()).await {
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(_))) => return Err((Refusal::BrokenOff, body)),
+                Err(_) => return Err((Refusal::TooSlow, body)),
+            };
+            // Trailers mean nothing to a model.
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if let Err(why) = scanner.feed(&data) {
+                return Err((Refusal::Body(why), body));
+            }
+            kept.push(data);
+            if kept.len() > self.max_body {
+                return Err((too_large, body));
+            }
+            if kept.len() > self.replay_limit {
+                let read = kept.into_bytes();
+                let model = match RequestModel::of(&scanner, &read) {
+                    Ok(model) => model,
+                    Err(BadBody::NoModel) => {
+                        let limit = self.replay_limit;
+                        return Err((Refusal::LateModel { limit }, body));
+                    }
+                    Err(why) => return Err((Refusal::Body(why), body)),
+                };
+                let left = self.max_body - read.len();
+                let body = Replayable::once(read, Rest::new(body, left, scanner));
+                return Ok(Asked { model, body });
+            }
+        }
+        let read = kept.into_bytes();
+        let model = scanner
+            .finish()
+            .and_then(|_| RequestModel::of(&scanner, &read));
+        match model {
+            Ok(model) => Ok(Asked {
+                model,
+                body: Replayable::full(read),
+            }),
+            Err(why) => Err((Refusal::Body(why), body)),
+        }
+    }
+}
+
+/// The chunks read so far as one piece; a single chunk is not copied.
+#[derive(Default)]
+enum Kept {
+    #[default]
+    Nothing,
+    One(Bytes),
+    Joined(BytesMut),
+}
+
+impl Kept {
+    fn push(&mut self, data: Bytes) {
+        *self = match std::mem::take(self) {
+            Self::Nothing => Self::One(data),
+            Self::One(first) => {
+                let mut joined = BytesMut::with_capacity(4 * (first.len() + data.len()));
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&data);
+                Self::Joined(joined)
+            }
+            Self::Joined(mut joined) => {
+                joined.extend_from_slice(&data);
+                Self::Joined(joined)
+            }
+        };
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::One(bytes) => bytes.len(),
+            Self::Joined(bytes) => bytes.len(),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Nothing => Bytes::new(),
+            Self::One(bytes) => bytes,
+            Self::Joined(bytes) => bytes.freeze(),
+        }
+    }
+}
+
+/// Reads a body that nobody wants, for a short while.
+async fn discard(mut body: Body) {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // When the time is up the answer is sent all the same.
+    let _ = timeout(LINGER, all).await;
+}
+
+/// The models in a form that both OpenAI's and Anthropic's clients read.
+fn model_list(config: &Config) -> Value {
+    let models: Vec<_> = config
+        .models
+        .iter()
+        .map(|model| {
+            json!({
+                "id": model.name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "backstop",
+                "type": "model",
+                "display_name": model.name,
+                "created_at": "1970-01-01T00:00:00Z",
+            })
+        })
+        .collect();
+    let first = models.first().map(|model| model["id"].clone());
+    let last = models.last().map(|model| model["id"].clone());
+    json!({
+        "object": "list",
+        "data": models,
+        "has_more": false,
+        "first_id": first,
+        "last_id": last,
+    })
+}

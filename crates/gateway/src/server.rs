@@ -1,0 +1,122 @@
+//! The HTTP server: accepting connections, and stopping in order.
+
+use std::{pin::pin, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+/// A caller must have sent the head of its request within this time: far more than a slow link
+/// needs, little enough that idle sockets do not add up.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+
+/// How large the head of a request may be, in bytes: many times what model clients send, and what
+/// other proxies allow at most (nginx: 4 times 8 KiB; Envoy: 60 KiB).
+const HEAD_BYTES: u32 = 64 * 1024;
+
+/// How many headers a request may have: hyper's own default for HTTP/1.
+const HEADERS: usize = 100;
+
+/// How many requests may be under way on one HTTP/2 connection: twice hyper's default, since model
+/// calls last long.
+const STREAMS: u32 = 400;
+
+/// How often an HTTP/2 connection is probed, so that callers that vanished are noticed.
+const PING: Duration = Duration::from_secs(20);
+
+/// After an error of `accept` that is not about one connection, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `stop` is ready, then lets open requests end for at most `drain`.
+///
+/// Connections are tasks of a set that ends with this future.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: axum::Router,
+    stop: impl Future<Output = ()>,
+    drain: Duration,
+) {
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let watcher = graceful.watcher();
+                    connections.spawn(connection(stream, router.clone(), watcher));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    // From here on nobody can connect.
+    drop(listener);
+    tracing::info!(open = graceful.count(), "stopping");
+    if timeout(drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still open at the end of the drain time and are cut off");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: axum::Router,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    // Without it the second of two small writes waits for the reader's acknowledgement.
+    let _ = stream.set_nodelay(true);
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_headers(HEADERS)
+        .max_buf_size(HEAD_BYTES as usize);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES)
+        .keep_alive_interval(PING);
+    let service = TowerToHyperService::new(router);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        // Callers that go away are everyday; hyper's text quotes nothing of what was sent.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Ready when the process is asked to stop: SIGTERM, or ctrl-c.
+pub(crate) async fn signal() {
+    let interrupt = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminate) => tokio::select! {
+                () = interrupt => {}
+                _ = terminate.recv() => {}
+            },
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be heard");
+                interrupt.await;
+            }
+        }
+    }
+    #[cfg(not(unix))]
+    interrupt.await;
+}

@@ -1,0 +1,130 @@
+//! The layers: per model a failover over its targets, around one HTTP client.
+
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
+
+use axum::body::Body;
+use backstop_core::{BoxError, RetargetLayer, body::Replayable};
+use backstop_failover::Failover;
+use backstop_wire::{
+    ClassifyHttp, Dialect,
+    answer::AnswerLayer,
+    request::RequestModel,
+    retarget::{Credential, HttpTarget},
+};
+use http::{Request, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+
+use crate::{
+    body::Rest,
+    client::Tls,
+    config::{self, Config},
+};
+
+/// What answers for one model. It never fails: errors are answers in the caller's dialect.
+pub(crate) type Stack = BoxCloneSyncService<Request<Replayable<Rest>>, Response<Body>, Infallible>;
+
+/// The keys of the targets, by target.
+pub(crate) type Keys = HashMap<Arc<str>, SecretString>;
+
+/// Looks up the keys that the configuration names.
+///
+/// # Errors
+///
+/// Names every variable that is not set.
+pub(crate) fn keys(
+    config: &Config,
+    lookup: impl Fn(&str) -> Option<String>,
+) -> Result<Keys, BoxError> {
+    let mut keys = Keys::new();
+    let mut missing = Vec::new();
+    for (name, target) in &config.targets {
+        let Some(key) = &target.api_key else {
+            continue;
+        };
+        // A line break at the end is easily caught with a key, and never part of it.
+        match lookup(&key.env).map(|value| value.trim().to_owned()) {
+            Some(value) if !value.is_empty() => {
+                keys.insert(Arc::clone(name), value.into());
+            }
+            _ => missing.push(format!(
+                "target.{name}.api_key_env: the environment variable {} is not set",
+                key.env
+            )),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(keys);
+    }
+    Err(missing.join("\n").into())
+}
+
+/// Builds the stacks of all models, in their order. Models that share a target share its
+/// connections.
+///
+/// # Errors
+///
+/// When a key cannot be sent in a header, or TLS cannot work.
+pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Vec<Stack>, BoxError> {
+    let is_tls = |target: &config::Target| target.base_url.scheme_str() == Some("https");
+    let tls = Tls::load(config.targets.values().any(is_tls))?;
+    let mut targets = HashMap::new();
+    for (name, target) in &config.targets {
+        let retarget = retarget(name, target, keys.get(name))?;
+        let service = ServiceBuilder::new()
+            .layer(RetargetLayer::new(retarget))
+            .service(tls.client(target.timeout.connect));
+        let mut named = backstop_failover::Target::new(Arc::clone(name), service);
+        if let Some(tokens) = target.context_window {
+            named = named.context_window(tokens);
+        }
+        targets.insert(name, named);
+    }
+    let model = |model: &config::Model| {
+        let targets = model
+            .targets
+            .iter()
+            .filter_map(|name| targets.get(name).cloned())
+            .collect();
+        let failover = Failover::builder(ClassifyHttp::new(model.dialect))
+            .deadline(model.deadline)
+            .replay_limit(config.replay_limit)
+            .carry_extension::<RequestModel>()
+            .build(targets)?;
+        let answering = ServiceBuilder::new()
+            .layer(AnswerLayer::new(model.dialect))
+            .service(failover)
+            .map_response(|response| response.map(Body::new));
+        Ok(BoxCloneSyncService::new(answering))
+    };
+    config.models.iter().map(model).collect()
+}
+
+fn retarget(
+    name: &Arc<str>,
+    target: &config::Target,
+    key: Option<&SecretString>,
+) -> Result<HttpTarget, BoxError> {
+    let mut to = HttpTarget::new(Arc::clone(name), target.dialect, target.base_url.clone())?
+        .model(&target.model);
+    for header in &target.forward_headers {
+        to = to.forward(header.clone())?;
+    }
+    if let (Some(declared), Some(key)) = (&target.api_key, key) {
+        let key = key.expose_secret();
+        let credential = match (&declared.header, target.dialect) {
+            (Some(header), _) => Credential::header(header.clone(), key),
+            (None, Dialect::Anthropic) => Credential::x_api_key(key),
+            (None, _) => Credential::bearer(key),
+        };
+        // The error does not say what the key is.
+        let credential = credential.map_err(|_| {
+            format!(
+                "target.{name}.api_key_env: the value of {} holds what a header cannot carry",
+                declared.env
+            )
+        })?;
+        to = to.credential(credential);
+    }
+    Ok(to)
+}
