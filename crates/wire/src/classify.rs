@@ -271,7 +271,6 @@ impl Head {
             headers: &self.headers,
             body,
             trailers,
-            received: None,
         })
     }
 

@@ -29,8 +29,8 @@ enum Fact {
 /// three-header form. Sentinels such as Azure's `-1` are left out. Gives `None` when no header
 /// states a limit; nothing is allocated.
 ///
-/// `received` is when the response arrived, for resets given as dates in a response without
-/// `date`.
+/// A reset that is given as a date counts from the response's own `date`; without that it is not
+/// known.
 ///
 /// ```
 /// use backstop_core::{Dimension, Window};
@@ -40,20 +40,19 @@ enum Fact {
 /// headers.insert("x-ratelimit-limit-tokens", "18000".parse()?);
 /// headers.insert("x-ratelimit-remaining-tokens", "4500".parse()?);
 /// headers.insert("x-ratelimit-reset-tokens", "7.66s".parse()?);
-/// let room = headroom::read(Provider::Groq, &headers, None).unwrap_or_default();
+/// let room = headroom::read(Provider::Groq, &headers).unwrap_or_default();
 /// assert_eq!(room.lowest_share(), Some(0.25));
 /// let tokens = room.iter().next().copied();
 /// assert!(tokens.is_some_and(|t| t.dimension == Dimension::Tokens && t.window == Window::Minute));
 /// # Ok::<(), http::header::InvalidHeaderValue>(())
 /// ```
 #[must_use]
-pub fn read(
-    provider: Provider,
-    headers: &HeaderMap,
-    received: Option<SystemTime>,
-) -> Option<Headroom> {
+pub fn read(provider: Provider, headers: &HeaderMap) -> Option<Headroom> {
+    read_at(provider, headers, hints::clock(headers))
+}
+
+fn read_at(provider: Provider, headers: &HeaderMap, now: Option<SystemTime>) -> Option<Headroom> {
     let mut found: [Option<Found>; Headroom::CAPACITY] = [None; Headroom::CAPACITY];
-    let now = hints::clock(headers, received);
     for (name, value) in headers {
         let Some((fact, dimension, window)) = known(provider, name.as_str()) else {
             continue;
@@ -74,23 +73,32 @@ pub fn read(
     (!room.is_empty()).then_some(room)
 }
 
-/// The longest time to the reset of a limit of which nothing is left.
-pub(crate) fn spent(headers: &HeaderMap, received: Option<SystemTime>) -> Option<Duration> {
-    let spent = read(Provider::Unknown, headers, received)
+/// The longest time to the reset of a limit of which nothing is left; the response is a refusal.
+///
+/// `now` is what the response says that the time is.
+pub(crate) fn spent(headers: &HeaderMap, now: Option<SystemTime>) -> Option<Duration> {
+    let spent = read_at(Provider::Unknown, headers, now)
         .iter()
         .flat_map(Headroom::iter)
         .filter(|allowance| allowance.remaining == Some(0))
         .filter_map(|allowance| allowance.reset)
         .max();
+    // Anthropic's subscriptions say it in words.
     let unified = || {
         let refused = hints::text_of(headers, "anthropic-ratelimit-unified-status")
             .is_some_and(|status| status.eq_ignore_ascii_case("rejected"));
         let reset = hints::text_of(headers, "anthropic-ratelimit-unified-reset")?;
-        refused
-            .then(|| time_to_reset(reset, hints::clock(headers, received)))
-            .flatten()
+        refused.then(|| time_to_reset(reset, now)).flatten()
     };
-    spent.or_else(unified)
+    // Cohere and Together state the reset of the one limit that they have, and not what is left.
+    let unnamed = || {
+        let reset = hints::text_of(headers, "x-ratelimit-reset")?;
+        let alone = !headers
+            .keys()
+            .any(|name| name.as_str().starts_with("x-ratelimit-remaining"));
+        alone.then(|| time_to_reset(reset, now)).flatten()
+    };
+    spent.or_else(unified).or_else(unnamed)
 }
 
 /// Which limit a header speaks of, and what it states.

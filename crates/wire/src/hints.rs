@@ -3,14 +3,12 @@
 //! A hint is what the other side said, unclamped: values of months and of zero are seen in the
 //! field. What is negative, not a number, infinite, too large for a [`Duration`] or no time at all
 //! is no hint. Dates are taken relative to the response's own `date`, since only that tells the
-//! delay that the server meant whatever the two clocks say.
+//! delay that the server meant, whatever our clock says; without it a date is no hint.
 
 use std::time::{Duration, SystemTime};
 
 use backstop_core::{HintSource, RetryAfter};
 use http::{HeaderMap, header};
-
-use crate::headroom;
 
 /// The wait that the headers of a failure ask for.
 ///
@@ -20,20 +18,18 @@ use crate::headroom;
 /// read them, where they do. The reset of a spent limit is only a hint when nothing else is, and
 /// is read from [`headroom`](crate::headroom).
 ///
-/// `received` is when the response arrived, for dates in a response without `date`.
-///
 /// ```
 /// use std::time::Duration;
 /// use backstop_wire::hints;
 ///
 /// let mut headers = http::HeaderMap::new();
 /// headers.insert("retry-after", "1.5".parse()?);
-/// let hint = hints::from_headers(&headers, None).map(|hint| hint.delay);
+/// let hint = hints::from_headers(&headers).map(|hint| hint.delay);
 /// assert_eq!(hint, Some(Duration::from_millis(1500)));
 /// # Ok::<(), http::header::InvalidHeaderValue>(())
 /// ```
 #[must_use]
-pub fn from_headers(headers: &HeaderMap, received: Option<SystemTime>) -> Option<RetryAfter> {
+pub fn from_headers(headers: &HeaderMap) -> Option<RetryAfter> {
     let found = |delay, source| Some(RetryAfter { delay, source });
     for name in ["retry-after-ms", "x-ms-retry-after-ms"] {
         if let Some(delay) = text_of(headers, name).and_then(|text| millis(number(text)?)) {
@@ -41,7 +37,7 @@ pub fn from_headers(headers: &HeaderMap, received: Option<SystemTime>) -> Option
         }
     }
     if let Some(text) = text_of(headers, header::RETRY_AFTER.as_str()) {
-        let now = clock(headers, received);
+        let now = clock(headers);
         if let Some(delay) = duration_or_seconds(text).or_else(|| until(text, now?)) {
             return found(delay, HintSource::RetryAfter);
         }
@@ -65,11 +61,6 @@ pub fn should_retry(headers: &HeaderMap) -> Option<bool> {
     } else {
         None
     }
-}
-
-/// The longest time to the reset of a limit of which nothing is left.
-pub(crate) fn from_resets(headers: &HeaderMap, received: Option<SystemTime>) -> Option<Duration> {
-    headroom::spent(headers, received)
 }
 
 /// The wait that a message asks for in words: "try again in 9m38.016s", "Please retry after 45
@@ -155,11 +146,9 @@ pub(crate) fn until(text: &str, now: SystemTime) -> Option<Duration> {
     Some(then.duration_since(now).unwrap_or_default())
 }
 
-/// What the response says that the time is, or else when it arrived.
-pub(crate) fn clock(headers: &HeaderMap, received: Option<SystemTime>) -> Option<SystemTime> {
-    text_of(headers, header::DATE.as_str())
-        .and_then(|text| date(text.trim()))
-        .or(received)
+/// What the response says that the time is.
+pub(crate) fn clock(headers: &HeaderMap) -> Option<SystemTime> {
+    date(text_of(headers, header::DATE.as_str())?)
 }
 
 /// The value of a header, when it is text.

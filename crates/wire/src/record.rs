@@ -1,20 +1,16 @@
 //! Recorded answers: read from JSON lines or from what `curl -i` prints, and classified by the
 //! same code as live ones.
 
-use std::{borrow::Cow, fmt, time::SystemTime};
+use std::{borrow::Cow, fmt};
 
-use backstop_core::{Kind, Outcome};
+use backstop_core::{ClassifyStream, End, Kind, Outcome};
 use base64::Engine as _;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{
-    Provider,
-    errors::{self, Answer},
-    hints,
-};
+use crate::{ClassifyHttp, Dialect, Provider, hints};
 
 /// One recorded answer.
 ///
@@ -25,23 +21,22 @@ use crate::{
 /// | `id` | any text, repeated in the verdict |
 /// | `provider` | the family's name ([`Provider::from_name`]) |
 /// | `status` | the HTTP status |
-/// | `stream` | whether a stream was asked for |
+/// | `api` | the API's name ([`Dialect`]); else it is found from the body |
 /// | `headers`, `trailers` | objects of names and values |
 /// | `body` | the text of the body |
 /// | `body_b64` | the body in base64, for binary ones; goes before `body` |
-/// | `now` | when it arrived (RFC 3339), for answers without a `date` header |
+/// | `now` | the time (RFC 3339) for an answer without a `date` header |
 ///
 /// Other keys are ignored.
 #[derive(Clone, Debug)]
 pub struct Record {
     id: Value,
     provider: Provider,
-    stream: bool,
+    dialect: Dialect,
     status: StatusCode,
     headers: HeaderMap,
     trailers: Option<HeaderMap>,
     body: Bytes,
-    received: Option<SystemTime>,
 }
 
 /// Why a record cannot be read.
@@ -63,8 +58,6 @@ struct Line<'a> {
     id: Value,
     #[serde(default, borrow)]
     provider: Option<Cow<'a, str>>,
-    #[serde(default)]
-    stream: Option<bool>,
     status: u16,
     #[serde(default)]
     headers: Option<Map<String, Value>>,
@@ -76,6 +69,8 @@ struct Line<'a> {
     body_b64: Option<String>,
     #[serde(default)]
     now: Option<String>,
+    #[serde(default, borrow)]
+    api: Option<Cow<'a, str>>,
 }
 
 // === impl Record ===
@@ -97,18 +92,28 @@ impl Record {
             (None, Some(text)) => Bytes::from(text),
             (None, None) => Bytes::new(),
         };
+        let provider = line
+            .provider
+            .as_deref()
+            .map_or(Provider::Unknown, Provider::from_name);
+        let mut headers = line.headers.as_ref().map(header_map).unwrap_or_default();
+        if let Some(now) = line.now.as_deref().and_then(hints::date)
+            && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
+        {
+            headers.entry(header::DATE).or_insert(now);
+        }
         Ok(Self {
             id: line.id,
-            provider: line
-                .provider
+            provider,
+            dialect: line
+                .api
                 .as_deref()
-                .map_or(Provider::Unknown, Provider::from_name),
-            stream: line.stream.unwrap_or(false),
+                .and_then(|api| dialect_of_api(api, provider))
+                .unwrap_or_else(|| dialect_of_body(provider, &headers, &body)),
             status: StatusCode::from_u16(line.status).map_err(|_| RecordError(Why::Status))?,
-            headers: line.headers.as_ref().map(header_map).unwrap_or_default(),
+            headers,
             trailers: line.trailers.as_ref().map(header_map),
             body,
-            received: line.now.as_deref().and_then(hints::date),
         })
     }
 
@@ -147,12 +152,11 @@ impl Record {
         Ok(Self {
             id: Value::Null,
             provider: Provider::Unknown,
-            stream: false,
+            dialect: dialect_of_body(Provider::Unknown, &headers, rest),
             status,
             headers,
             trailers: None,
             body: Bytes::copy_from_slice(rest),
-            received: None,
         })
     }
 
@@ -163,18 +167,21 @@ impl Record {
         self
     }
 
-    /// What the recorded answer stands for.
+    /// What the recorded answer stands for, as [`ClassifyHttp`] sees it.
+    ///
+    /// A failure after the first token is nobody's to take over, so that the advice to do so is
+    /// withdrawn.
     #[must_use]
     pub fn classify(&self) -> Outcome {
-        let _ = self.stream;
-        errors::classify_answer(&Answer {
-            provider: self.provider,
-            status: self.status,
-            headers: &self.headers,
-            body: &self.body,
-            trailers: self.trailers.as_ref(),
-            received: self.received,
-        })
+        let classify = ClassifyHttp::new(self.dialect).provider(self.provider);
+        let mut reader = classify.reader(self.status, &self.headers);
+        let step = reader.on_data(&self.body);
+        let outcome = reader.on_end(End::Clean(self.trailers.as_ref()));
+        if step.commits() {
+            outcome.with_fail_over(false).with_repeat(false)
+        } else {
+            outcome
+        }
     }
 
     /// The verdict as one line of JSON: `id`, `kind`, `retry_after_ms`, `scope`, `failover`,
@@ -213,6 +220,60 @@ fn kind_word(kind: Kind) -> &'static str {
     match kind {
         Kind::NotProcessed => Kind::Unavailable.as_str(),
         other => other.as_str(),
+    }
+}
+
+/// The dialect of an API by the name that records call it.
+fn dialect_of_api(api: &str, provider: Provider) -> Option<Dialect> {
+    Some(match api {
+        "responses" => Dialect::OpenAiResponses,
+        "messages" => Dialect::Anthropic,
+        "generateContent" | "streamGenerateContent" | "cloudcode" => Dialect::Gemini,
+        "v2/chat" => Dialect::Cohere,
+        "api/chat" | "api/generate" => Dialect::Ollama,
+        "converse" | "converse-stream" => Dialect::BedrockConverse,
+        "chat" | "v1/chat" | "completions" | "openai-compat" => match provider {
+            Provider::Cohere => return None,
+            _ => Dialect::OpenAiChat,
+        },
+        _ => return None,
+    })
+}
+
+/// The dialect that a body looks like, else the one that the provider speaks by itself.
+fn dialect_of_body(provider: Provider, headers: &HeaderMap, body: &[u8]) -> Dialect {
+    const SIGNS: &[(&[u8], Dialect)] = &[
+        (b"\"type\":\"response.", Dialect::OpenAiResponses),
+        (b"\"chat.completion", Dialect::OpenAiChat),
+        (b"\"type\":\"message_start\"", Dialect::Anthropic),
+        (b"\"type\":\"message-start\"", Dialect::Cohere),
+        (b"\"candidates\"", Dialect::Gemini),
+        (b"\"promptFeedback\"", Dialect::Gemini),
+        (b"\"choices\"", Dialect::OpenAiChat),
+    ];
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    if kind.starts_with(b"application/vnd.amazon.eventstream") {
+        return Dialect::BedrockConverse;
+    }
+    if kind.starts_with(b"application/x-ndjson") || kind.starts_with(b"application/ndjson") {
+        return Dialect::Ollama;
+    }
+    let start = &body[..body.len().min(4096)];
+    let sign = SIGNS
+        .iter()
+        .find(|(sign, _)| memchr::memmem::find(start, sign).is_some());
+    if let Some((_, dialect)) = sign {
+        return *dialect;
+    }
+    match provider {
+        Provider::Anthropic => Dialect::Anthropic,
+        Provider::Google => Dialect::Gemini,
+        Provider::Cohere => Dialect::Cohere,
+        Provider::Ollama => Dialect::Ollama,
+        Provider::Bedrock => Dialect::BedrockConverse,
+        _ => Dialect::OpenAiChat,
     }
 }
 

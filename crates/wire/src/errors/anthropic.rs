@@ -1,77 +1,85 @@
-//! Anthropic Messages, also under OpenRouter's, MiniMax's and Vertex's roofs.
+//! Anthropic Messages, also behind Vertex, OpenRouter and MiniMax.
 
 use super::rule::*;
 
 const ERRORS: &str = "https://docs.anthropic.com/en/api/errors";
 const LIMITS: &str = "https://docs.anthropic.com/en/api/rate-limits";
+const BILLING: &str = "https://docs.anthropic.com/en/api/rate-limits#spend-limits";
 
-pub(super) const TYPED: &[Rule] = &[
-    Rule::new("anthropic: overloaded_error", ERRORS)
-        .words(&["overloaded_error"])
-        .says(BUSY_PROVIDER),
-    Rule::new("anthropic: rate_limit_error of the account", LIMITS)
-        .words(&["rate_limit_error"])
-        .text(&[
-            "your account's rate limit",
-            "your organization's rate limit",
-        ])
-        .says(LIMIT_ACCOUNT),
-    Rule::new("anthropic: rate_limit_error for long context", LIMITS)
-        .words(&["rate_limit_error"])
-        .text(&["extra usage is required for long context"])
-        .says(QUOTA_ACCOUNT),
-    Rule::new("anthropic: rate_limit_error", LIMITS)
-        .words(&["rate_limit_error"])
-        .says(LIMIT_MODEL),
-    Rule::new("anthropic: billing_error", ERRORS)
-        .words(&["billing_error"])
-        .says(QUOTA_ACCOUNT),
-    Rule::new(
-        "anthropic: credit or usage limit in an invalid_request_error",
-        ERRORS,
-    )
-    .on(&[400, 402, 403, 429, NONE])
-    .text(&[
-        "credit balance is too low",
-        "specified api usage limits",
-        "you will regain access",
-        "workspace has reached",
-        "monthly spend limit",
-    ])
-    .says(QUOTA_ACCOUNT),
-    Rule::new("anthropic: request_too_large", ERRORS)
-        .words(&["request_too_large"])
-        .says(TOO_LARGE),
-    Rule::new("anthropic: authentication_error", ERRORS)
-        .words(&["authentication_error"])
-        .says(AUTH_KEY),
-    Rule::new("anthropic: permission_error of the organization", ERRORS)
-        .words(&["permission_error"])
-        .text(&["organization", "account"])
-        .says(AUTH_ACCOUNT),
-    Rule::new("anthropic: permission_error", ERRORS)
-        .words(&["permission_error"])
-        .says(AUTH_KEY),
-    Rule::new("anthropic: not_found_error", ERRORS)
-        .words(&["not_found_error"])
-        .says(NOT_FOUND),
-    Rule::new("anthropic: timeout_error", ERRORS)
-        .words(&["timeout_error"])
-        .says(SLOW),
-    Rule::new("anthropic: api_error", ERRORS)
-        .words(&["api_error"])
-        .but_not(&["overloaded"])
-        .says(DOWN),
-    Rule::new("anthropic: content filtering policy", ERRORS)
-        .on(&[400, NONE])
-        .text(&["blocked by content filtering policy"])
-        .says(FILTERED),
-    Rule::new("anthropic: prompt over the window", ERRORS)
-        .on(&[400, 413, NONE])
-        .text(&[
-            "prompt is too long",
-            "exceed context limit",
-            "context window",
-        ])
-        .says(CONTEXT),
-];
+pub(super) const FAMILY: Family = Family {
+    rows: &[
+        Rule::new("anthropic: a credit or spend limit", BILLING)
+            .on(&[400, 402, 403, 429, NONE])
+            .text(&[
+                "credit balance is too low",
+                "specified api usage limits",
+                "you will regain access",
+                "workspace has reached",
+                "monthly spend limit",
+                "usage limits. you will",
+                "extra usage is required",
+            ])
+            .says(QUOTA_ACCOUNT),
+        Rule::new("anthropic: overloaded_error", ERRORS)
+            .words(&["overloaded_error"])
+            .says(BUSY_PROVIDER),
+        Rule::new("anthropic: rate_limit_error of the account", LIMITS)
+            .words(&["rate_limit_error"])
+            .text(&[
+                "your account's rate limit",
+                "your organization's rate limit",
+                "acceleration limit",
+                "your organization's maximum usage increase",
+                "maximum usage increase rate",
+            ])
+            .says(LIMIT_ACCOUNT),
+        Rule::new("anthropic: rate_limit_error", LIMITS)
+            .words(&["rate_limit_error"])
+            .says(LIMIT_MODEL),
+        Rule::new("anthropic: billing_error", ERRORS)
+            .words(&["billing_error"])
+            .says(QUOTA_ACCOUNT),
+        Rule::new("anthropic: request_too_large", ERRORS)
+            .words(&["request_too_large"])
+            .says(TOO_LARGE),
+        Rule::new("anthropic: authentication_error", ERRORS)
+            .words(&["authentication_error"])
+            .says(AUTH_KEY),
+        Rule::new("anthropic: permission_error of the organization", ERRORS)
+            .words(&["permission_error"])
+            .text(&[
+                "organization has been disabled",
+                "account has been disabled",
+                "your account",
+                "has been disabled",
+            ])
+            .says(AUTH_ACCOUNT),
+        Rule::new("anthropic: permission_error", ERRORS)
+            .words(&["permission_error"])
+            .says(AUTH_KEY),
+        Rule::new("anthropic: not_found_error", ERRORS)
+            .words(&["not_found_error"])
+            .says(NOT_FOUND),
+        Rule::new("anthropic: timeout_error", ERRORS)
+            .words(&["timeout_error"])
+            .says(SLOW),
+        Rule::new("anthropic: api_error", ERRORS)
+            .on(&[5, NONE])
+            .words(&["api_error"])
+            .but_not(&["overloaded", "at capacity", "context"])
+            .says(DOWN),
+        Rule::new("anthropic: content filtering policy", ERRORS)
+            .on(&[400, NONE])
+            .text(&["blocked by content filtering policy"])
+            .says(FILTERED),
+        Rule::new("anthropic: prompt over the window", ERRORS)
+            .on(&[400, 413, NONE])
+            .text(&[
+                "prompt is too long",
+                "exceed context limit",
+                "context window",
+            ])
+            .says(CONTEXT),
+    ],
+    last: &[],
+};

@@ -52,6 +52,8 @@ pub(super) struct Report {
     pub(super) retryable: Option<bool>,
     /// Whose envelope it is, as far as the shape tells.
     pub(super) family: Provider,
+    /// A gateway passes it on from a provider that it has its own account with.
+    pub(super) relayed: bool,
 }
 
 /// How deep errors may be nested in one another: gateways wrap what they relay, and ten levels are
@@ -155,7 +157,10 @@ impl Reader {
     fn prose(&mut self, text: &str, depth: usize) {
         let mut report = Report::under(self.status);
         report.set_message(text);
-        self.reports.push(report);
+        if !text.contains(char::is_whitespace) {
+            report.add_word(text);
+        }
+        self.push(report);
         self.embedded(text, depth + 1);
     }
 
@@ -311,10 +316,14 @@ impl Reader {
         for text in inside {
             self.embedded(text, depth + 1);
         }
+        let before = self.reports.len();
         match raw {
             Some(Value::String(text)) => self.relayed(text, depth + 1),
             Some(Value::Object(map)) => self.object(map, depth + 1),
             _ => {}
+        }
+        for report in &mut self.reports[before..] {
+            report.relayed = true;
         }
         if let Some(inner @ Value::Object(_)) = error.get("error") {
             let before = self.reports.len();
@@ -393,6 +402,11 @@ impl Report {
     /// Whether the message contains the phrase.
     pub(super) fn says(&self, phrase: &str) -> bool {
         memchr::memmem::find(self.message.as_bytes(), phrase.as_bytes()).is_some()
+    }
+
+    /// Whether there is a message or a typed word.
+    pub(super) fn says_anything(&self) -> bool {
+        !self.is_empty()
     }
 
     pub(super) fn has_message(&self) -> bool {

@@ -52,6 +52,8 @@ pub(super) const PHRASES: &[Rule] = &[
             "arrears",
             "overdue",
             "used up your daily free allocation",
+            "any credits",
+            "credits expired",
         ])
         .says(QUOTA_ACCOUNT),
     Rule::new("message: a quota per day or month is spent", SEEN)
@@ -340,6 +342,8 @@ const UNSUPPORTED_PHRASES: &[&str] = &[
     "do not support",
     "don't support",
     "cannot both be specified for this model",
+    "extra inputs are not permitted",
+    "unknown variant",
     "modality is not enabled",
     "is not enabled for models/",
     "requires --enable",

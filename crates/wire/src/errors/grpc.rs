@@ -41,7 +41,7 @@ pub(super) fn classify(answer: &Answer<'_>) -> Option<Outcome> {
         shape: Shape::Json,
         reports: vec![report],
     };
-    let outcome = with_advice(outcome, place, &envelope, answer.received);
+    let outcome = with_advice(outcome, place, &envelope);
     Some(advised(outcome, code, place))
 }
 
@@ -72,14 +72,18 @@ fn by_code(code: u32, report: &Report) -> Outcome {
         8 if report.says("larger than max") || report.says("message too large") => {
             rule::TOO_LARGE.with_evidence("grpc-status RESOURCE_EXHAUSTED for a message's size")
         }
-        8 => super::google::TYPED
+        8 => super::google::FAMILY
+            .rows
             .iter()
             .find_map(|rule| rule.decide(report))
             .or_else(|| kind_of_phrase(&[Kind::QuotaExhausted, Kind::Overloaded]))
             .unwrap_or(rule::LIMIT_MODEL.with_evidence("grpc-status RESOURCE_EXHAUSTED")),
         9 => kind_of_phrase(&[Kind::Unavailable, Kind::QuotaExhausted, Kind::Unauthorized])
             .unwrap_or(rule::WRONG.with_evidence("grpc-status FAILED_PRECONDITION")),
-        10 => rule::CLASH.with_evidence("grpc-status ABORTED"),
+        // The caller may repeat the whole sequence, here or elsewhere.
+        10 => rule::CLASH
+            .with_fail_over(true)
+            .with_evidence("grpc-status ABORTED"),
         11 => kind_of_phrase(&[Kind::ContextTooLong])
             .unwrap_or(rule::WRONG.with_evidence("grpc-status OUT_OF_RANGE")),
         12 => rule::UNSUPPORTED.with_evidence("grpc-status UNIMPLEMENTED"),

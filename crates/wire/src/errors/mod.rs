@@ -6,26 +6,48 @@
 //! provider family, each beside its source.
 
 mod anthropic;
+mod azure;
 mod bedrock;
+mod cerebras;
+mod cloudflare;
+mod cohere;
+mod deepseek;
 mod embedded;
 mod envelope;
+mod fireworks;
 mod generic;
+mod github;
 mod google;
+mod groq;
 mod grpc;
+mod huggingface;
+mod litellm;
+mod llamacpp;
+mod minimax;
+mod mistral;
+mod moonshot;
+mod nvidia;
+mod ollama;
 mod openai;
+mod openrouter;
+mod perplexity;
 mod rule;
+mod together;
+mod vllm;
 mod whole;
+mod xai;
+mod zai;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backstop_core::{HintSource, Kind, Outcome, RetryAfter, Scope};
 use http::HeaderMap;
 
 use self::{
     envelope::{Envelope, Report, Shape},
-    rule::Rule,
+    rule::{Family, Rule},
 };
-use crate::{Provider, hints, provider};
+use crate::{Provider, headroom, hints, provider};
 
 /// A whole answer that is not a stream.
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +62,6 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The trailers, when there were any.
     pub trailers: Option<&'a HeaderMap>,
-    /// When it arrived, for dates in an answer that has no `date` of its own. Without either, a
-    /// date is no hint.
-    pub received: Option<SystemTime>,
 }
 
 /// The longest `retry-after` of a rate limit for which asking the same target again is still
@@ -64,13 +83,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 ///     headers: &http::HeaderMap::new(),
 ///     body: br#"{"error":{"message":"...","code":"context_length_exceeded"}}"#,
 ///     trailers: None,
-///     received: None,
 /// });
 /// assert_eq!(outcome.kind(), Kind::ContextTooLong);
 /// ```
 #[must_use]
 pub fn classify_answer(answer: &Answer<'_>) -> Outcome {
-    if provider::is_grpc(answer.headers)
+    let by_trailers = answer
+        .trailers
+        .is_some_and(|trailers| trailers.contains_key("grpc-status"));
+    if (by_trailers || provider::is_grpc(answer.headers))
         && let Some(outcome) = grpc::classify(answer)
     {
         return outcome;
@@ -81,24 +102,12 @@ pub fn classify_answer(answer: &Answer<'_>) -> Outcome {
             whole::Judgement::Done(outcome) => outcome,
             whole::Judgement::Error => {
                 let envelope = envelope::read(None, answer.body);
-                decide(
-                    answer.provider,
-                    answer.headers,
-                    envelope,
-                    0,
-                    answer.received,
-                )
+                decide(answer.provider, answer.headers, envelope, 0)
             }
         };
     }
     let envelope = envelope::read(Some(status), answer.body);
-    decide(
-        answer.provider,
-        answer.headers,
-        envelope,
-        status,
-        answer.received,
-    )
+    decide(answer.provider, answer.headers, envelope, status)
 }
 
 /// The outcome that an error found inside a stream stands for.
@@ -125,17 +134,11 @@ pub fn classify_stream_error(
             report.family = Provider::Bedrock;
         }
     }
-    decide(provider, headers, envelope, 0, None)
+    decide(provider, headers, envelope, 0)
 }
 
 /// Weighs the evidence. `status` is 0 inside a stream or a 200.
-fn decide(
-    provider: Provider,
-    headers: &HeaderMap,
-    mut envelope: Envelope,
-    status: u16,
-    received: Option<SystemTime>,
-) -> Outcome {
+fn decide(provider: Provider, headers: &HeaderMap, mut envelope: Envelope, status: u16) -> Outcome {
     let provider = match provider {
         Provider::Unknown => Provider::from_headers(headers),
         known => known,
@@ -150,8 +153,11 @@ fn decide(
             report.family = Provider::Bedrock;
         }
     }
+    if envelope.reports.is_empty() && status != 0 {
+        envelope.reports.push(Report::under(Some(status)));
+    }
     let outcome = weigh(provider, headers, &envelope, status);
-    with_advice(outcome, headers, &envelope, received)
+    with_advice(outcome, headers, &envelope)
 }
 
 /// The first evidence that speaks.
@@ -163,10 +169,11 @@ fn weigh(provider: Provider, headers: &HeaderMap, envelope: &Envelope, status: u
             .flat_map(|table| table.iter())
             .find_map(|rule| rule.decide(report))
     };
+    let own = family(provider);
     let typed = innermost_first().find_map(|report| {
-        let own = family(provider);
         let shaped = family(report.family);
-        first(&[own, shaped, openai::TYPED], report)
+        let outcome = first(&[own.rows, shaped.rows, openai::TYPED], report)?;
+        Some(at_gateway(outcome, report))
     });
     if let Some(outcome) = typed {
         return outcome;
@@ -174,7 +181,8 @@ fn weigh(provider: Provider, headers: &HeaderMap, envelope: &Envelope, status: u
     if let Some(outcome) = by_header(headers, status) {
         return outcome;
     }
-    let phrased = innermost_first().find_map(|report| first(&[generic::PHRASES], report));
+    let phrased = innermost_first()
+        .find_map(|report| Some(at_gateway(first(&[generic::PHRASES], report)?, report)));
     let edge = matches!(envelope.shape, Shape::Html | Shape::Text);
     if let Some(outcome) = phrased {
         // A proxy in front of the models does not know of models.
@@ -184,49 +192,93 @@ fn weigh(provider: Provider, headers: &HeaderMap, envelope: &Envelope, status: u
             outcome
         };
     }
+    if let Some(outcome) = innermost_first().find_map(|report| first(&[own.last], report)) {
+        return outcome;
+    }
     let classed = innermost_first().find_map(|report| first(&[generic::CLASSES], report));
     if let Some(outcome) = classed
         && (status == 0 || outcome.kind() != Kind::Rejected)
     {
         return outcome;
     }
-    let own = envelope.reports.iter().find_map(|report| report.status);
-    match (status, own) {
-        (0, Some(own)) => generic::by_status(own),
+    let stated = envelope.reports.iter().find_map(|report| report.status);
+    match (status, stated) {
+        (0, Some(stated)) => generic::by_status(stated),
         (0, None) => rule::DOWN.with_evidence("an error that names no cause"),
         (429, _) if edge => rule::LIMIT_ACCOUNT.with_evidence("status 429 from the edge"),
         (status, _) => generic::by_status(status),
     }
 }
 
-/// The rows of a family.
-fn family(provider: Provider) -> &'static [Rule] {
-    match provider {
-        Provider::Anthropic => anthropic::TYPED,
-        Provider::Azure => openai::AZURE_TYPED,
-        Provider::Google => google::TYPED,
-        Provider::Bedrock => bedrock::TYPED,
-        _ => &[],
+/// A gateway that relays that its own account is spent or refused says nothing of the caller's: only
+/// the model is out of reach.
+fn at_gateway(outcome: Outcome, report: &Report) -> Outcome {
+    let of_account = matches!(outcome.kind(), Kind::QuotaExhausted | Kind::Unauthorized);
+    if report.relayed && of_account {
+        outcome.with_scope(Scope::Model)
+    } else {
+        outcome
     }
+}
+
+/// The rows of each family.
+const FAMILIES: &[(Provider, Family)] = &[
+    (Provider::Anthropic, anthropic::FAMILY),
+    (Provider::Azure, azure::FAMILY),
+    (Provider::Bedrock, bedrock::FAMILY),
+    (Provider::Cerebras, cerebras::FAMILY),
+    (Provider::Cloudflare, cloudflare::FAMILY),
+    (Provider::Cohere, cohere::FAMILY),
+    (Provider::DeepSeek, deepseek::FAMILY),
+    (Provider::Fireworks, fireworks::FAMILY),
+    (Provider::GitHub, github::FAMILY),
+    (Provider::Google, google::FAMILY),
+    (Provider::Groq, groq::FAMILY),
+    (Provider::HuggingFace, huggingface::FAMILY),
+    (Provider::LiteLlm, litellm::FAMILY),
+    (Provider::LlamaCpp, llamacpp::FAMILY),
+    (Provider::MiniMax, minimax::FAMILY),
+    (Provider::Mistral, mistral::FAMILY),
+    (Provider::Moonshot, moonshot::FAMILY),
+    (Provider::Nvidia, nvidia::FAMILY),
+    (Provider::Ollama, ollama::FAMILY),
+    (Provider::OpenRouter, openrouter::FAMILY),
+    (Provider::Perplexity, perplexity::FAMILY),
+    (Provider::Tgi, huggingface::TGI_FAMILY),
+    (Provider::Together, together::FAMILY),
+    (Provider::Vllm, vllm::FAMILY),
+    (Provider::Xai, xai::FAMILY),
+    (Provider::Zai, zai::FAMILY),
+];
+
+/// The rows of a family; none for those that have only the shared ones.
+fn family(provider: Provider) -> Family {
+    const NONE: Family = Family {
+        rows: &[],
+        last: &[],
+    };
+    FAMILIES
+        .iter()
+        .find(|(known, _)| *known == provider)
+        .map_or(NONE, |(_, family)| *family)
 }
 
 /// Where the row is written whose evidence an outcome names; `None` for evidence that is no row's,
 /// such as a bare status.
 #[must_use]
 pub fn source_of(evidence: &str) -> Option<&'static str> {
-    [
-        anthropic::TYPED,
-        openai::AZURE_TYPED,
-        google::TYPED,
-        bedrock::TYPED,
-        openai::TYPED,
-        generic::PHRASES,
-        generic::CLASSES,
-    ]
-    .into_iter()
-    .flatten()
-    .find(|rule| rule.evidence() == evidence)
-    .map(|rule| rule.source)
+    all_rows()
+        .find(|rule| rule.evidence() == evidence)
+        .map(|rule| rule.source)
+}
+
+fn all_rows() -> impl Iterator<Item = &'static Rule> {
+    let families = FAMILIES
+        .iter()
+        .flat_map(|(_, family)| [family.rows, family.last]);
+    families
+        .chain([openai::TYPED, generic::PHRASES, generic::CLASSES])
+        .flatten()
 }
 
 /// What a header alone decides.
@@ -246,13 +298,8 @@ fn by_header(headers: &HeaderMap, status: u16) -> Option<Outcome> {
 }
 
 /// Adds the wait and the server's own advice.
-fn with_advice(
-    mut outcome: Outcome,
-    headers: &HeaderMap,
-    envelope: &Envelope,
-    received: Option<SystemTime>,
-) -> Outcome {
-    if let Some(hint) = hint(headers, envelope, received) {
+fn with_advice(mut outcome: Outcome, headers: &HeaderMap, envelope: &Envelope) -> Outcome {
+    if let Some(hint) = hint(outcome.kind(), headers, envelope) {
         outcome = outcome.with_retry_after(hint.delay, hint.source);
         let by_header = matches!(
             hint.source,
@@ -272,36 +319,43 @@ fn with_advice(
     }
 }
 
-/// The wait that the answer asks for, by the order of precedence in [`hints`].
-fn hint(
-    headers: &HeaderMap,
-    envelope: &Envelope,
-    received: Option<SystemTime>,
-) -> Option<RetryAfter> {
+/// The wait that the answer asks for: by header, by typed field, in words, by the reset of a spent
+/// limit.
+fn hint(kind: Kind, headers: &HeaderMap, envelope: &Envelope) -> Option<RetryAfter> {
     let found = |delay, source| RetryAfter { delay, source };
-    let copied = || {
-        envelope
-            .reports
-            .iter()
-            .filter_map(|report| report.headers.as_ref())
+    let reports = || envelope.reports.iter();
+    let copied = || reports().filter_map(|report| report.headers.as_ref());
+    // Words of a validation error are the request's, and a limit that is spent while something
+    // else is wrong is not waited for.
+    let transient = matches!(
+        kind,
+        Kind::Throttled
+            | Kind::QuotaExhausted
+            | Kind::Overloaded
+            | Kind::Unavailable
+            | Kind::TimedOut(_)
+    );
+    let limited = matches!(
+        kind,
+        Kind::Throttled | Kind::QuotaExhausted | Kind::Overloaded
+    );
+    let typed = || {
+        let delay = reports().find_map(|report| report.delay)?;
+        Some(found(delay, HintSource::Body))
     };
-    hints::from_headers(headers, received)
-        .or_else(|| copied().find_map(|headers| hints::from_headers(headers, received)))
-        .or_else(|| {
-            let delay = envelope.reports.iter().find_map(|report| report.delay)?;
-            Some(found(delay, HintSource::Body))
-        })
-        .or_else(|| {
-            let delay = envelope
-                .reports
-                .iter()
-                .find_map(|report| hints::from_text(&report.text))?;
-            Some(found(delay, HintSource::Text))
-        })
-        .or_else(|| {
-            let now = hints::clock(headers, received);
-            let delay = hints::from_resets(headers, received)
-                .or_else(|| copied().find_map(|headers| hints::from_resets(headers, now)))?;
-            Some(found(delay, HintSource::Reset))
-        })
+    let said = || {
+        let delay = reports().find_map(|report| hints::from_text(&report.text))?;
+        Some(found(delay, HintSource::Text))
+    };
+    let reset = || {
+        let now = hints::clock(headers);
+        let delay = headroom::spent(headers, now)
+            .or_else(|| copied().find_map(|headers| headroom::spent(headers, now)))?;
+        Some(found(delay, HintSource::Reset))
+    };
+    hints::from_headers(headers)
+        .or_else(|| copied().find_map(hints::from_headers))
+        .or_else(typed)
+        .or_else(|| if transient { said() } else { None })
+        .or_else(|| if limited { reset() } else { None })
 }

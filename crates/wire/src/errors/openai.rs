@@ -1,4 +1,4 @@
-//! OpenAI's vocabulary, which most others borrow, and Azure's additions to it.
+//! OpenAI's vocabulary, which most others borrow.
 
 use super::rule::*;
 
@@ -7,9 +7,6 @@ const RESPONSES: &str =
     "https://platform.openai.com/docs/api-reference/responses/object (error.code)";
 const LIMITS: &str = "https://platform.openai.com/docs/guides/rate-limits";
 const AZURE: &str = "https://learn.microsoft.com/azure/ai-services/openai/quotas-limits";
-const AZURE_FILTER: &str =
-    "https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter";
-const APIM: &str = "https://learn.microsoft.com/azure/api-management/quota-policy";
 const GROQ: &str = "https://console.groq.com/docs/errors";
 
 /// Codes and types that speak for themselves under every OpenAI-compatible roof.
@@ -180,7 +177,7 @@ pub(super) const TYPED: &[Rule] = &[
         "json_validate_failed",
         "output_parse_failed",
     ])
-    .says(NONSENSE.with_scope(backstop_core::Scope::Request)),
+    .says(NONSENSE_REQUEST),
     Rule::new("code of a value that validation refused", CODES)
         .on(&[4, NONE])
         .words(&[
@@ -253,6 +250,7 @@ pub(super) const TYPED: &[Rule] = &[
             "overloaded",
             "server_overloaded",
             "service_overloaded",
+            "over_capacity",
             "server_busy",
             "server_is_overloaded",
             "provider_overloaded",
@@ -270,36 +268,6 @@ pub(super) const TYPED: &[Rule] = &[
             "model_timeout",
         ])
         .says(SLOW),
-];
-
-/// Azure in front of OpenAI's models.
-pub(super) const AZURE_TYPED: &[Rule] = &[
-    Rule::new("azure: high demand under a 429 is capacity", AZURE)
-        .on(&[429, 5, NONE])
-        .text(&[
-            "experiencing high demand",
-            "system is currently experiencing",
-            "no capacity",
-        ])
-        .says(BUSY_MODEL),
-    Rule::new("azure: content management policy", AZURE_FILTER)
-        .on(&[4, NONE])
-        .text(&["content management policy", "content filtering policies"])
-        .says(FILTERED),
-    Rule::new("azure: quota policy of API Management", APIM)
-        .on(&[403, 429])
-        .text(&[
-            "out of call volume quota",
-            "out of bandwidth quota",
-            "quota will be replenished",
-        ])
-        .says(QUOTA_KEY),
-    Rule::new("azure: call or token rate of the deployment", AZURE)
-        .on(&[429, NONE])
-        .says(LIMIT_MODEL),
-    Rule::new("azure: wrong key or endpoint", AZURE)
-        .on(&[401])
-        .says(AUTH_KEY),
 ];
 
 /// Words for lacking capacity.

@@ -22,7 +22,18 @@ pub(super) struct Rule {
     all: &'static [&'static str],
     /// Phrases that the message must not contain.
     none: &'static [&'static str],
+    /// Whether it holds only where nothing is said at all.
+    silent: bool,
     outcome: Outcome,
+}
+
+/// The rows of one provider family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Family {
+    /// What goes before the shared rows.
+    pub(super) rows: &'static [Rule],
+    /// What a status means here, when no row, shared ones included, tells more.
+    pub(super) last: &'static [Rule],
 }
 
 /// No status: the error came inside a stream or under a 200 and names none itself.
@@ -40,6 +51,7 @@ impl Rule {
             any: &[],
             all: &[],
             none: &[],
+            silent: false,
             outcome: Outcome::new(Kind::Unavailable),
         }
     }
@@ -69,6 +81,11 @@ impl Rule {
         self
     }
 
+    pub(super) const fn silent(mut self) -> Self {
+        self.silent = true;
+        self
+    }
+
     pub(super) const fn says(mut self, outcome: Outcome) -> Self {
         self.outcome = outcome.with_evidence(self.evidence);
         self
@@ -87,6 +104,7 @@ impl Rule {
                 .iter()
                 .any(|known| *known == status || (*known != NONE && *known == status / 100));
         let holds = on_status
+            && !(self.silent && report.says_anything())
             && (self.words.is_empty() || self.words.iter().any(|word| report.has_word(word)))
             && (self.any.is_empty() || self.any.iter().any(|text| report.says(text)))
             && self.all.iter().all(|text| report.says(text))
@@ -99,6 +117,8 @@ impl Rule {
 
 /// A rate limit of this model with this credential.
 pub(super) const LIMIT_MODEL: Outcome = Outcome::new(Kind::Throttled);
+/// A rate limit of everything that uses the credential.
+pub(super) const LIMIT_KEY: Outcome = LIMIT_MODEL.with_scope(Scope::Credential);
 /// A rate limit of the whole account.
 pub(super) const LIMIT_ACCOUNT: Outcome = LIMIT_MODEL.with_scope(Scope::Account);
 /// Spent for all of the account.
@@ -137,7 +157,8 @@ pub(super) const TOO_LARGE: Outcome = Outcome::new(Kind::TooLarge);
 pub(super) const UNSUPPORTED: Outcome = Outcome::new(Kind::Unsupported);
 /// The request is wrong.
 pub(super) const WRONG: Outcome = Outcome::new(Kind::Rejected);
-/// The model answered nonsense; sampling again may help.
-pub(super) const NONSENSE: Outcome = Outcome::new(Kind::Malformed);
+/// The model answered this request with nonsense; sampling again may help.
+pub(super) const NONSENSE_REQUEST: Outcome =
+    Outcome::new(Kind::Malformed).with_scope(Scope::Request);
 /// A clash of two requests: the same target, a little later.
 pub(super) const CLASH: Outcome = DOWN.with_scope(Scope::Request).with_fail_over(false);

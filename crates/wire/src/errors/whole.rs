@@ -1,11 +1,9 @@
 //! Whole answers under a success status: are they answers at all?
 
-use std::fmt;
-
 use backstop_core::{Kind, Outcome, Phase};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Answer;
+use crate::json::Value;
 
 /// What a whole answer under a success status is.
 #[derive(Debug)]
@@ -17,491 +15,209 @@ pub(super) enum Judgement {
 
 /// Looks over the whole answer without keeping any of it.
 pub(super) fn judge(answer: &Answer<'_>) -> Judgement {
-    let body = answer
-        .body
-        .strip_prefix(b"\xef\xbb\xbf")
-        .unwrap_or(answer.body);
     let content_type = answer
         .headers
         .get(http::header::CONTENT_TYPE)
         .map_or(&b""[..], http::HeaderValue::as_bytes);
-    let trimmed = body.trim_ascii();
-    if trimmed.is_empty() {
-        return Judgement::Done(if matches!(answer.status.as_u16(), 204 | 205) {
-            Outcome::success().with_evidence("status without content")
-        } else if body.is_empty() {
-            malformed("empty body")
+    let body = answer.body;
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let text = text.trim_ascii();
+    if text.is_empty() {
+        return Judgement::Done(if body.is_empty() {
+            malformed("an empty body")
         } else {
-            // Blank lines keep a waiting connection open; the answer never came (DeepSeek, "Rate
-            // limit": blank lines are sent while a request waits for inference).
+            // Blank lines keep a waiting connection open; the answer never came
+            // (https://api-docs.deepseek.com/quick_start/rate_limit).
             Outcome::timed_out(Phase::FirstToken).with_evidence("only keep-alive blank lines")
         });
     }
-    if trimmed.starts_with(b"<") && starts_like_html(trimmed) {
+    if is_page(text) {
         return Judgement::Done(malformed("a page where an answer should be"));
     }
-    let is_json = memchr::memmem::find(content_type, b"json").is_some();
-    if !is_json && !content_type.is_empty() && !matches!(trimmed.first(), Some(b'{' | b'[')) {
+    let is_json = content_type.is_empty() || memchr::memmem::find(content_type, b"json").is_some();
+    if !is_json && !matches!(text.first(), Some(b'{' | b'[')) {
         // Speech, pictures, plain transcripts.
-        return Judgement::Done(Outcome::success().with_evidence("whole body"));
+        return Judgement::Done(Outcome::success().with_evidence("a whole body"));
     }
-    match serde_json::from_slice::<Look>(trimmed) {
-        Ok(look) => look.judge(),
-        Err(_) => Judgement::Done(malformed("JSON that is broken or cut short")),
+    let Some(value) = Value::parse(text) else {
+        return Judgement::Done(malformed("JSON that is broken or cut short"));
+    };
+    let mut look = Look::default();
+    if value.is_array() {
+        // Gemini's stream as one array, whose last element may be an error; a list of results.
+        for element in value.elements() {
+            look.object(element);
+        }
+    } else {
+        look.object(value);
     }
+    look.judge(value)
 }
 
-fn malformed(evidence: &'static str) -> Outcome {
+const fn malformed(evidence: &'static str) -> Outcome {
     Outcome::new(Kind::Malformed).with_evidence(evidence)
 }
 
-fn starts_like_html(text: &[u8]) -> bool {
-    let starts =
-        |with: &[u8]| text.len() >= with.len() && text[..with.len()].eq_ignore_ascii_case(with);
-    starts(b"<!doctype") || starts(b"<html") || starts(b"<head")
+/// Whether a text is HTML.
+pub(super) fn is_page(text: &[u8]) -> bool {
+    [&b"<!doctype"[..], b"<html", b"<head"]
+        .iter()
+        .any(|start| text.len() >= start.len() && text[..start.len()].eq_ignore_ascii_case(start))
 }
 
 /// What matters of an answer's outermost values.
 #[derive(Debug, Default)]
 struct Look {
-    /// An object, or an array of some.
-    structured: bool,
-    empty: bool,
-    /// `error`, or an equivalent, is there and is not null.
+    /// An error is there and says something.
     error: bool,
-    success_false: bool,
-    failed: bool,
-    choices: Count,
-    candidates: Count,
+    /// It has a key under which answers stand.
+    answer: bool,
+    /// It has a key under which errors stand where there is no answer.
+    complaint: bool,
+    /// It has a list of choices.
+    choices: bool,
+    /// One of the choices is there.
+    chosen: bool,
+    /// One of the choices has content.
+    content: bool,
+    /// The prompt was refused.
     blocked: bool,
-    refused: Option<Finish>,
+    finish: Option<Finish>,
 }
 
-/// How many there are of something that an answer needs one of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Count {
-    #[default]
-    Absent,
-    None,
-    Some,
-}
-
-/// An end of a whole answer that is no success.
+/// Why a model stopped, as far as it tells a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finish {
+    /// By itself: without content, that is no answer.
+    Stop,
     Error,
     Capacity,
-    Filtered,
+    Filter,
     Window,
+    Nonsense,
 }
+
+// === impl Look ===
 
 impl Look {
-    fn judge(self) -> Judgement {
-        let done = Judgement::Done;
-        if !self.structured || self.empty {
-            return done(malformed("JSON without an answer"));
+    fn object(&mut self, value: Value<'_>) {
+        for (key, value) in value.members() {
+            match key {
+                b"error" => self.error |= !value.is_empty(),
+                // Cloudflare, and others.
+                b"success" => self.error |= value.is_false(),
+                b"type" | b"object" => self.error |= value.text() == Some(b"error"),
+                // OpenAI Responses.
+                b"status" => self.error |= value.text() == Some(b"failed"),
+                // MiniMax.
+                b"base_resp" => {
+                    let code = value.get("status_code");
+                    self.error |= code.is_some_and(|code| code.number() != Some(0));
+                }
+                b"choices" | b"candidates" => {
+                    self.answer = true;
+                    self.choices = true;
+                    for choice in value.elements() {
+                        self.choice(choice);
+                    }
+                }
+                // Gemini.
+                b"promptFeedback" => {
+                    let reason = value.get("blockReason");
+                    self.blocked |= reason.is_some_and(|reason| !reason.is_empty());
+                }
+                // Cohere.
+                b"finish_reason" => self.finish(value),
+                b"detail" => self.complaint |= !value.is_empty(),
+                b"message" if value.text().is_some() => self.complaint = true,
+                b"content" | b"output" | b"message" | b"response" | b"data" | b"result"
+                | b"results" | b"embedding" | b"embeddings" | b"generated_text" | b"text"
+                | b"outputs" | b"predictions" | b"generations" => self.answer = true,
+                _ => {}
+            }
         }
-        if self.error || self.failed || self.success_false {
+    }
+
+    fn choice(&mut self, choice: Value<'_>) {
+        self.chosen = true;
+        for (key, value) in choice.members() {
+            match key {
+                // OpenRouter.
+                b"error" => self.error |= !value.is_empty(),
+                b"finish_reason" | b"finishReason" => self.finish(value),
+                b"message" | b"delta" => {
+                    self.content |= value
+                        .members()
+                        .any(|(key, value)| key != b"role" && !value.is_empty());
+                }
+                // Gemini.
+                b"content" => {
+                    let parts = value.get("parts");
+                    self.content |= parts.is_some_and(|parts| !parts.is_empty());
+                }
+                // Legacy completions.
+                b"text" => self.content |= value.is_text(),
+                _ => {}
+            }
+        }
+    }
+
+    fn finish(&mut self, reason: Value<'_>) {
+        let finish = match reason.text() {
+            Some(b"stop" | b"STOP") => Finish::Stop,
+            // OpenRouter and Mistral; Z.AI; Cohere.
+            Some(b"error" | b"network_error" | b"ERROR") => Finish::Error,
+            // DeepSeek.
+            Some(b"insufficient_system_resource") => Finish::Capacity,
+            // OpenAI; Z.AI; Cohere; Gemini.
+            Some(
+                b"content_filter"
+                | b"sensitive"
+                | b"ERROR_TOXIC"
+                | b"SAFETY"
+                | b"RECITATION"
+                | b"BLOCKLIST"
+                | b"PROHIBITED_CONTENT"
+                | b"SPII"
+                | b"IMAGE_SAFETY",
+            ) => Finish::Filter,
+            // Z.AI; Cohere.
+            Some(b"model_context_window_exceeded" | b"ERROR_LIMIT") => Finish::Window,
+            // Gemini.
+            Some(b"MALFORMED_FUNCTION_CALL" | b"UNEXPECTED_TOOL_CALL") => Finish::Nonsense,
+            _ => return,
+        };
+        self.finish.get_or_insert(finish);
+    }
+
+    fn judge(self, value: Value<'_>) -> Judgement {
+        if self.error || (self.complaint && !self.answer) {
             return Judgement::Error;
         }
-        if self.blocked && self.candidates != Count::Some {
-            return done(
-                Outcome::new(Kind::ContentFiltered).with_evidence("promptFeedback.blockReason"),
-            );
-        }
-        match self.refused {
-            Some(Finish::Error) => {
-                return done(Outcome::new(Kind::Unavailable).with_evidence("finish reason error"));
-            }
-            Some(Finish::Capacity) => {
-                return done(
-                    Outcome::new(Kind::Overloaded)
-                        .with_evidence("finish reason insufficient_system_resource"),
-                );
-            }
-            Some(Finish::Filtered) => {
-                return done(
-                    Outcome::new(Kind::ContentFiltered).with_evidence("finish reason of a filter"),
-                );
-            }
-            Some(Finish::Window) => {
-                return done(
-                    Outcome::new(Kind::ContextTooLong)
-                        .with_evidence("finish reason model_context_window_exceeded"),
-                );
-            }
-            None => {}
-        }
-        if self.choices == Count::None || self.candidates == Count::None {
-            return done(malformed("an answer without choices"));
-        }
-        done(Outcome::success().with_evidence("whole answer"))
-    }
-}
-
-impl<'de> Deserialize<'de> for Look {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LookVisitor)
-    }
-}
-
-struct LookVisitor;
-
-/// Declares visits that give a fixed value for what a scalar is.
-macro_rules! scalars {
-    ($value:expr) => {
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($value)
-        }
-    };
-}
-
-impl<'de> Visitor<'de> for LookVisitor {
-    type Value = Look;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    scalars!(Look::default());
-
-    fn visit_str<E>(self, _: &str) -> Result<Look, E> {
-        Ok(Look::default())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Look, A::Error> {
-        // Gemini's stream as one array: the last element may be the error.
-        let mut all = Look {
-            structured: true,
-            ..Look::default()
-        };
-        while let Some(one) = seq.next_element::<Look>()? {
-            all.error |= one.error;
-            all.failed |= one.failed;
-            all.blocked |= one.blocked;
-            all.refused = all.refused.or(one.refused);
-            if all.candidates != Count::Some {
-                all.candidates = one.candidates;
-            }
-        }
-        Ok(all)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Look, A::Error> {
-        let mut look = Look {
-            structured: true,
-            empty: true,
-            ..Look::default()
-        };
-        while let Some(key) = map.next_key::<Key>()? {
-            look.empty = false;
-            match key {
-                Key::Error => look.error |= map.next_value::<Truth>()?.present,
-                Key::Success => {
-                    look.success_false |= map.next_value::<Truth>()? == Truth::FALSE;
+        let outcome =
+            match self.finish {
+                Some(Finish::Error) => {
+                    Outcome::new(Kind::Unavailable).with_evidence("finish reason: error")
                 }
-                Key::Type => {
-                    look.error |= map.next_value::<Word>()?.0 == Known::Error;
+                Some(Finish::Capacity) => {
+                    Outcome::new(Kind::Overloaded).with_evidence("finish reason: no capacity")
                 }
-                Key::Status => {
-                    look.failed |= map.next_value::<Word>()?.0 == Known::Failed;
+                Some(Finish::Nonsense) => malformed("finish reason: generation not usable"),
+                Some(Finish::Filter) if !self.content => Outcome::new(Kind::ContentFiltered)
+                    .with_evidence("finish reason: content filter"),
+                Some(Finish::Window) if !self.content => Outcome::new(Kind::ContextTooLong)
+                    .with_evidence("finish reason: context window"),
+                _ if self.blocked && !self.chosen => {
+                    Outcome::new(Kind::ContentFiltered).with_evidence("promptFeedback.blockReason")
                 }
-                Key::BaseResp => {
-                    look.error |= map.next_value::<BaseResp>()?.0;
+                Some(Finish::Stop) if self.choices && !self.content => {
+                    malformed("an answer without content")
                 }
-                Key::Choices => {
-                    let choices = map.next_value::<Choices>()?;
-                    look.choices = choices.count;
-                    look.error |= choices.error;
-                    look.refused = look.refused.or(choices.refused);
-                }
-                Key::Candidates => {
-                    let candidates = map.next_value::<Choices>()?;
-                    look.candidates = candidates.count;
-                }
-                Key::PromptFeedback => {
-                    look.blocked |= map.next_value::<Feedback>()?.0;
-                }
-                Key::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        if look.candidates == Count::None && look.blocked {
-            look.candidates = Count::Absent;
-        }
-        Ok(look)
-    }
-}
-
-/// The keys that are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
-    Error,
-    Success,
-    Type,
-    Status,
-    BaseResp,
-    Choices,
-    Candidates,
-    PromptFeedback,
-    Other,
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(match key {
-                    "error" => Key::Error,
-                    "success" => Key::Success,
-                    "type" | "object" => Key::Type,
-                    "status" => Key::Status,
-                    "base_resp" => Key::BaseResp,
-                    "choices" => Key::Choices,
-                    "candidates" => Key::Candidates,
-                    "promptFeedback" => Key::PromptFeedback,
-                    _ => Key::Other,
-                })
-            }
-        }
-        deserializer.deserialize_identifier(KeyVisitor)
-    }
-}
-
-/// Whether a value is there and says something, and whether it is `false`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Truth {
-    present: bool,
-    is_false: bool,
-}
-
-impl Truth {
-    const ABSENT: Self = Self {
-        present: false,
-        is_false: false,
-    };
-    const FALSE: Self = Self {
-        present: false,
-        is_false: true,
-    };
-    const PRESENT: Self = Self {
-        present: true,
-        is_false: false,
-    };
-}
-
-impl<'de> Deserialize<'de> for Truth {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TruthVisitor;
-        impl<'de> Visitor<'de> for TruthVisitor {
-            type Value = Truth;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Truth, E> {
-                Ok(if value { Truth::PRESENT } else { Truth::FALSE })
-            }
-            fn visit_unit<E>(self) -> Result<Truth, E> {
-                Ok(Truth::ABSENT)
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Truth, E> {
-                Ok(if value == 0 {
-                    Truth::ABSENT
-                } else {
-                    Truth::PRESENT
-                })
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Truth, E> {
-                Ok(Truth::PRESENT)
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Truth, E> {
-                Ok(Truth::PRESENT)
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Truth, E> {
-                Ok(if text.is_empty() {
-                    Truth::ABSENT
-                } else {
-                    Truth::PRESENT
-                })
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Truth, A::Error> {
-                let mut truth = Truth::ABSENT;
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    truth = Truth::PRESENT;
-                }
-                Ok(truth)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Truth, A::Error> {
-                let mut truth = Truth::ABSENT;
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-                    truth = Truth::PRESENT;
-                }
-                Ok(truth)
-            }
-        }
-        deserializer.deserialize_any(TruthVisitor)
-    }
-}
-
-/// A word that means something where it stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Error,
-    Failed,
-    Finish(Finish),
-    Other,
-}
-
-#[derive(Debug)]
-struct Word(Known);
-
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WordVisitor;
-        impl<'de> Visitor<'de> for WordVisitor {
-            type Value = Word;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
-            }
-            scalars!(Word(Known::Other));
-            fn visit_str<E>(self, word: &str) -> Result<Word, E> {
-                Ok(Word(match word {
-                    "error" => Known::Error,
-                    "failed" => Known::Failed,
-                    "insufficient_system_resource" => Known::Finish(Finish::Capacity),
-                    "content_filter" | "sensitive" => Known::Finish(Finish::Filtered),
-                    "model_context_window_exceeded" => Known::Finish(Finish::Window),
-                    _ => Known::Other,
-                }))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Word(Known::Other))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Word(Known::Other))
-            }
-        }
-        deserializer.deserialize_any(WordVisitor)
-    }
-}
-
-/// MiniMax's `base_resp`: an error when its `status_code` is not 0.
-#[derive(Debug)]
-struct BaseResp(bool);
-
-impl<'de> Deserialize<'de> for BaseResp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        struct Inner {
-            #[serde(default)]
-            status_code: i64,
-        }
-        let inner = Option::<Inner>::deserialize(deserializer)?;
-        Ok(Self(inner.is_some_and(|inner| inner.status_code != 0)))
-    }
-}
-
-/// Gemini's `promptFeedback`: blocked when it has a `blockReason`.
-#[derive(Debug)]
-struct Feedback(bool);
-
-impl<'de> Deserialize<'de> for Feedback {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        struct Inner {
-            #[serde(rename = "blockReason")]
-            reason: Option<IgnoredAny>,
-        }
-        let inner = Option::<Inner>::deserialize(deserializer)?;
-        Ok(Self(inner.is_some_and(|inner| inner.reason.is_some())))
-    }
-}
-
-/// `choices` or `candidates`.
-#[derive(Debug, Default)]
-struct Choices {
-    count: Count,
-    error: bool,
-    refused: Option<Finish>,
-}
-
-impl<'de> Deserialize<'de> for Choices {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ChoicesVisitor;
-        impl<'de> Visitor<'de> for ChoicesVisitor {
-            type Value = Choices;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-            scalars!(Choices {
-                count: Count::None,
-                ..Choices::default()
-            });
-            fn visit_str<E>(self, _: &str) -> Result<Choices, E> {
-                Ok(Choices::default())
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Choices, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Choices::default())
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Choices, A::Error> {
-                let mut choices = Choices {
-                    count: Count::None,
-                    ..Choices::default()
-                };
-                while let Some(choice) = seq.next_element::<Choice>()? {
-                    choices.count = Count::Some;
-                    choices.error |= choice.error;
-                    choices.refused = choices.refused.or(choice.refused);
-                }
-                Ok(choices)
-            }
-        }
-        deserializer.deserialize_any(ChoicesVisitor)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Choice {
-    error: bool,
-    refused: Option<Finish>,
-}
-
-impl<'de> Deserialize<'de> for Choice {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        struct Inner {
-            error: Option<Truth>,
-            finish_reason: Option<Word>,
-        }
-        let inner = Inner::deserialize(deserializer)?;
-        Ok(Self {
-            error: inner.error.is_some_and(|error| error.present),
-            refused: match inner.finish_reason {
-                Some(Word(Known::Finish(finish))) => Some(finish),
-                Some(Word(Known::Error)) => Some(Finish::Error),
-                _ => None,
-            },
-        })
+                _ if self.choices && !self.chosen => malformed("an answer without choices"),
+                _ if !value.is_object() && !value.is_array() => malformed("JSON without an answer"),
+                _ if value.is_object() && value.is_empty() => malformed("an empty object"),
+                _ => Outcome::success().with_evidence("a whole answer"),
+            };
+        Judgement::Done(outcome)
     }
 }

@@ -1,0 +1,51 @@
+//! OpenAI models behind Azure, with or without API Management in front.
+
+use super::rule::*;
+
+const QUOTAS: &str = "https://learn.microsoft.com/azure/ai-services/openai/quotas-limits";
+const FILTER: &str = "https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter";
+const APIM: &str = "https://learn.microsoft.com/azure/api-management/quota-policy";
+const DEPLOY: &str = "https://learn.microsoft.com/azure/ai-services/openai/how-to/create-resource";
+
+pub(super) const FAMILY: Family = Family {
+    rows: &[
+        Rule::new("azure: high demand under a 429 is capacity", QUOTAS)
+            .on(&[429, 5, NONE])
+            .text(&[
+                "experiencing high demand",
+                "system is currently experiencing",
+                "no capacity",
+                "temporarily unable to process",
+            ])
+            .says(BUSY_MODEL),
+        Rule::new("azure: content management policy", FILTER)
+            .on(&[4, NONE])
+            .words(&["content_filter", "responsibleaipolicyviolation"])
+            .says(FILTERED),
+        Rule::new("azure: content management policy, by its text", FILTER)
+            .on(&[4, NONE])
+            .text(&["content management policy", "content filtering policies"])
+            .says(FILTERED),
+        Rule::new("azure: quota policy of API Management", APIM)
+            .on(&[403, 429])
+            .text(&[
+                "out of call volume quota",
+                "out of bandwidth quota",
+                "quota will be replenished",
+            ])
+            .says(QUOTA_KEY),
+        Rule::new("azure: no such deployment", DEPLOY)
+            .words(&["deploymentnotfound", "deploymentnotready", "modelnotfound"])
+            .says(NOT_FOUND),
+        Rule::new("azure: the operation is not served by the model", DEPLOY)
+            .words(&["operationnotsupported"])
+            .says(UNSUPPORTED),
+        Rule::new(
+            "azure: limit of the subscription, not of a deployment",
+            QUOTAS,
+        )
+        .words(&["insufficient_quota", "quotaexceeded"])
+        .says(QUOTA_ACCOUNT),
+    ],
+    last: &[],
+};
