@@ -156,7 +156,7 @@ impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
     }
 
     fn headroom(&self, (): &(), response: &Response<B>) -> Option<Headroom> {
-        headroom::read(self.provider, response.headers(), None)
+        headroom::read(self.provider, response.headers())
     }
 }
 
