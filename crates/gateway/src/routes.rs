@@ -10,6 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use backstop_core::{BoxError, Served, body::Replayable};
+use backstop_rate_limit::RateLimitHandle;
 use backstop_wire::{
     Dialect,
     request::{BadBody, RequestModel},
@@ -43,6 +44,7 @@ const LINGER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Gateway {
     models: HashMap<Arc<str>, Route>,
+    limits: Vec<RateLimitHandle>,
     list: Value,
     max_body: usize,
     replay_limit: usize,
@@ -89,7 +91,9 @@ async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
 impl Gateway {
     /// Builds the stacks of all models.
     pub(crate) fn new(config: &Config, keys: &Keys) -> Result<Self, BoxError> {
-        let models = stack::build(config, keys)?
+        let stacks = stack::build(config, keys)?;
+        let models = stacks
+            .models
             .into_iter()
             .zip(&config.models)
             .map(|(stack, model)| {
@@ -99,10 +103,18 @@ impl Gateway {
             .collect();
         Ok(Self {
             models,
+            limits: stacks.limits,
             list: model_list(config),
             max_body: config.max_body,
             replay_limit: config.replay_limit,
         })
+    }
+
+    /// Forgets what was learnt of the targets.
+    pub(crate) fn forget(&self) {
+        for limit in &self.limits {
+            limit.reset();
+        }
     }
 
     /// Answers a request in the dialect of the path that it came by.

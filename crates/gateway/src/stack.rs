@@ -5,6 +5,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 use axum::body::Body;
 use backstop_core::{BoxError, RetargetLayer, body::Replayable};
 use backstop_failover::Failover;
+use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
 use backstop_wire::{
     ClassifyHttp, Dialect,
     answer::AnswerLayer,
@@ -23,6 +24,14 @@ use crate::{
 
 /// What answers for one model. It never fails: errors are answers in the caller's dialect.
 pub(crate) type Stack = BoxCloneSyncService<Request<Replayable<Rest>>, Response<Body>, Infallible>;
+
+/// The stacks of all models, in their order, and what is known of the targets.
+#[derive(Debug)]
+pub(crate) struct Stacks {
+    pub(crate) models: Vec<Stack>,
+    /// The limits that are remembered, by target.
+    pub(crate) limits: Vec<RateLimitHandle>,
+}
 
 /// The keys of the targets, by target.
 pub(crate) type Keys = HashMap<Arc<str>, SecretString>;
@@ -59,20 +68,24 @@ pub(crate) fn keys(
     Err(missing.join("\n").into())
 }
 
-/// Builds the stacks of all models, in their order. Models that share a target share its
-/// connections.
+/// Builds the stacks of all models. Models that share a target share its connections, and what is
+/// remembered of its limits.
 ///
 /// # Errors
 ///
 /// When a key cannot be sent in a header, or TLS cannot work.
-pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Vec<Stack>, BoxError> {
+pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Stacks, BoxError> {
     let is_tls = |target: &config::Target| target.base_url.scheme_str() == Some("https");
     let tls = Tls::load(config.targets.values().any(is_tls))?;
     let mut targets = HashMap::new();
+    let mut limits = Vec::new();
     for (name, target) in &config.targets {
-        let retarget = retarget(name, target, keys.get(name))?;
+        let classify = ClassifyHttp::new(target.dialect).provider(target.provider);
+        let rate_limit = RateLimitLayer::new(Arc::clone(name), classify);
+        limits.push(rate_limit.handle());
         let service = ServiceBuilder::new()
-            .layer(RetargetLayer::new(retarget))
+            .layer(RetargetLayer::new(retarget(name, target, keys.get(name))?))
+            .layer(rate_limit)
             .service(tls.client(target.timeout.connect));
         let mut named = backstop_failover::Target::new(Arc::clone(name), service);
         if let Some(tokens) = target.context_window {
@@ -97,7 +110,9 @@ pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Vec<Stack>, BoxError
             .map_response(|response| response.map(Body::new));
         Ok(BoxCloneSyncService::new(answering))
     };
-    config.models.iter().map(model).collect()
+    let models = config.models.iter().map(model);
+    let models = models.collect::<Result<_, BoxError>>()?;
+    Ok(Stacks { models, limits })
 }
 
 fn retarget(

@@ -9,7 +9,7 @@ mod tests;
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use backstop_wire::{
-    Dialect,
+    Dialect, Provider,
     retarget::{BadTarget, HttpTarget},
 };
 use http::{HeaderName, Uri};
@@ -35,6 +35,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) dialect: Dialect,
+    /// Whose error codes and headers it uses.
+    pub(crate) provider: Provider,
     pub(crate) base_url: Uri,
     pub(crate) model: String,
     pub(crate) api_key: Option<ApiKey>,
@@ -77,14 +79,13 @@ impl Default for Timeouts {
             // Three SYNs (RFC 6298: after 0, 1 and 3 s) would take longer, but a provider's edge
             // is one round trip away: two lost packets in a row mean trouble.
             connect: Duration::from_secs(2),
-            // An answer that is not streamed comes whole, head included: as long as the slowest
-            // completion that is worth waiting for.
-            headers: Duration::from_secs(60),
-            // Reasoning models show their reasoning within seconds; prompts of 100,000 tokens
-            // take some ten seconds to read.
-            first_token: Duration::from_secs(20),
-            // Between two tokens: models that think again in mid-answer pause for seconds.
-            idle: Duration::from_secs(20),
+            // An answer that is not streamed comes whole, head included: 4,000 tokens at 40 a
+            // second, and some time to think.
+            headers: Duration::from_secs(120),
+            // Models that reason without showing it are silent for about that long.
+            first_token: Duration::from_secs(60),
+            // Tokens come many times a second; tool arguments may come in one piece.
+            idle: Duration::from_secs(60),
         }
     }
 }
@@ -186,6 +187,16 @@ fn target(name: &str, value: &Value<'_>) -> Option<Target> {
     let base_url = table
         .required("base_url", "a URL such as \"https://api.openai.com/v1\"")
         .and_then(|value| base_url(&value));
+    let provider = table.optional("provider").map(|value| {
+        let expected = "a provider that is known, such as \"openai\", \"azure\" or \"vllm\"";
+        value.parse(expected, |text| {
+            Some(Provider::from_name(text)).filter(|provider| *provider != Provider::Unknown)
+        })
+    });
+    let provider = provider.unwrap_or_else(|| {
+        let host = base_url.as_ref().and_then(Uri::host);
+        Some(host.map_or(Provider::Unknown, Provider::from_host))
+    });
     let model = table
         .required("model", "the model's name at the provider")
         .and_then(|value| {
@@ -202,6 +213,7 @@ fn target(name: &str, value: &Value<'_>) -> Option<Target> {
     table.finish();
     Some(Target {
         dialect: dialect.filter(|_| named)?,
+        provider: provider?,
         base_url: base_url?,
         model: model?,
         api_key: api_key?,

@@ -11,12 +11,13 @@ drain = "3s"
 dialect = "openai"                     # openai | anthropic
 base_url = "http://127.0.0.1:9001/v1"
 model = "gpt-4.1"                      # sent upstream
+provider = "vllm"
 api_key_env = "OPENAI_API_KEY"         # optional; never in the file itself
 timeout = { connect = "2s", headers = "10s", first_token = "11s", idle = "20s" }
 
 [target.backup]
 dialect = "openai"
-base_url = "https://127.0.0.1:9002"
+base_url = "https://api.groq.com/openai/v1"
 model = "gpt-4.1-mini"
 api_key_env = "AZURE_KEY"
 api_key_header = "api-key"
@@ -55,7 +56,9 @@ fn reads_every_key() {
         }
     );
     assert_eq!(primary.context_window, None);
+    assert_eq!(primary.provider, Provider::Vllm);
     let backup = &config.targets["backup"];
+    assert_eq!(backup.provider, Provider::Groq);
     assert_eq!(backup.timeout, Timeouts::default());
     assert_eq!(
         backup.api_key.as_ref().unwrap().header,
@@ -124,6 +127,12 @@ fn says_which_key_on_which_line_and_what_was_expected() {
              `anthropic`?",
         ),
         (
+            "provider = \"vllm\"",
+            "provider = \"mine\"",
+            "line 10: target.primary.provider: expected a provider that is known, such as \
+             \"openai\", \"azure\" or \"vllm\"",
+        ),
+        (
             "base_url = \"http://127.0.0.1:9001/v1\"\n",
             "",
             "line 6: target.primary.base_url: missing, expected a URL such as \
@@ -150,83 +159,83 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "\"OPENAI_API_KEY\"",
             "\"sk-canary\"",
-            "line 10: target.primary.api_key_env: expected the name of an environment variable, \
+            "line 11: target.primary.api_key_env: expected the name of an environment variable, \
              such as \"OPENAI_API_KEY\" (not the key itself)",
         ),
         (
             "api_key_env = \"OPENAI_API_KEY\" ",
             "api_key = \"sk-canary\" ",
-            "line 10: target.primary.api_key: unknown key, expected one of `dialect`, `base_url`, \
-             `model`, `api_key_env`, `api_key_header`, `timeout`, `context_window`, \
+            "line 11: target.primary.api_key: unknown key, expected one of `dialect`, `base_url`, \
+             `provider`, `model`, `api_key_env`, `api_key_header`, `timeout`, `context_window`, \
              `forward_headers`",
         ),
         (
             "first_token = \"11s\"",
             "frist_token = \"11s\"",
-            "line 11: target.primary.timeout.frist_token: unknown key, did you mean \
+            "line 12: target.primary.timeout.frist_token: unknown key, did you mean \
              `first_token`?",
         ),
         (
             "first_token = \"11s\"",
             "first_token = \"0s\"",
-            "line 11: target.primary.timeout.first_token: expected a duration with a unit, such \
+            "line 12: target.primary.timeout.first_token: expected a duration with a unit, such \
              as \"250ms\", \"10s\" or \"2m\", from 1ms to 24h",
         ),
         (
             "api_key_env = \"AZURE_KEY\"\n",
             "",
-            "line 17: target.backup.api_key_header: expected `api_key_env` beside it, or there is \
+            "line 18: target.backup.api_key_header: expected `api_key_env` beside it, or there is \
              nothing to send",
         ),
         (
             "context_window = 1_000_000",
             "context_window = 1.5",
-            "line 19: target.backup.context_window: expected an integer of at least 1, found a \
+            "line 20: target.backup.context_window: expected an integer of at least 1, found a \
              float",
         ),
         (
             "[\"x-tenant\"]",
             "[\"x-tenant\", \"authorization\"]",
-            "line 20: target.backup.forward_headers[1]: expected a header that may leave: not a \
+            "line 21: target.backup.forward_headers[1]: expected a header that may leave: not a \
              credential, an account's identity, the caller's network, nor one that belongs to the \
              connection or the body",
         ),
         (
             "[target.backup]",
             "[target.\"back up\"]",
-            "line 13: target.back up: expected a name of at most 64 letters, digits, `-`, `_` and \
+            "line 14: target.back up: expected a name of at most 64 letters, digits, `-`, `_` and \
              `.`, since it is sent in headers",
         ),
         (
             "targets = [\"primary\", \"backup\"]",
             "targets = [\"primary\", \"bakcup\"]",
-            "line 24: model[0].targets[1]: expected the name of a [target], did you mean \
+            "line 25: model[0].targets[1]: expected the name of a [target], did you mean \
              `backup`?",
         ),
         (
             "targets = [\"primary\", \"backup\"]",
             "targets = [\"primary\", \"primary\"]",
-            "line 24: model[0].targets[1]: expected each target once",
+            "line 25: model[0].targets[1]: expected each target once",
         ),
         (
             "targets = [\"primary\", \"backup\"]",
             "targets = []",
-            "line 24: model[0].targets: expected at least one target",
+            "line 25: model[0].targets: expected at least one target",
         ),
         (
             "[target.backup]\ndialect = \"openai\"",
             "[target.backup]\ndialect = \"anthropic\"",
-            "line 24: model[0].targets[1]: expected a target of the same dialect as the first",
+            "line 25: model[0].targets[1]: expected a target of the same dialect as the first",
         ),
         (
             "name = \"small\"",
             "name = \"chat\"",
-            "line 27: model[1]: expected a `name` that no other [[model]] has",
+            "line 28: model[1]: expected a `name` that no other [[model]] has",
         ),
         (
             "deadline = \"60s\"",
             "deadline = ",
-            "line 25: not valid TOML: string values must be quoted, expected literal string",
+            "line 26: not valid TOML: string values must be quoted, expected literal string",
         ),
     ];
     for (from, to, expected) in cases {

@@ -62,13 +62,13 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
     backup.always(script::healthy());
 
     let config = Config::parse(&script::config(&primary, &backup))?;
-    let gateway = Gateway::new(&config, &Keys::new())?;
+    let gateway = Arc::new(Gateway::new(&config, &Keys::new())?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server::serve(
         listener,
-        routes::router(Arc::new(gateway)),
+        routes::router(Arc::clone(&gateway)),
         async {
             let _ = stopped.await;
         },
@@ -81,6 +81,7 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
         usual: Client::new(backup.addr()).usual_times().await?,
         primary,
         backup,
+        gateway,
         view,
         acts: script::acts().map(|act| (act, Tally::default())).into(),
     };
@@ -107,6 +108,7 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
 struct Stage<'v> {
     primary: Model,
     backup: Model,
+    gateway: Arc<Gateway>,
     client: Client,
     /// How long a model takes that is asked directly, streamed and whole.
     usual: [Duration; 2],
@@ -129,6 +131,9 @@ impl Stage<'_> {
     async fn perform(&mut self, index: usize) {
         let (act, tally) = &mut self.acts[index];
         self.view.act(act);
+        // Each act begins with a gateway that has heard nothing, or the primary would be left alone
+        // for what it did in the one before.
+        self.gateway.forget();
         self.primary.always(act.reply.clone());
         for _ in 0..ROUNDS {
             for (mode, usual) in MODES.into_iter().zip(self.usual) {
