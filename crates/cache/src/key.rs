@@ -122,3 +122,71 @@ impl fmt::Debug for Key {
         f.write_str("Key(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(secret: &str, tenant: &str, target: &str, model: &str, identity: &str) -> Key {
+        Key::new(
+            &KeySecret::from_passphrase(secret),
+            &Tenant::new(tenant.as_bytes()),
+            &ProducedBy::new(target, model),
+            identity.as_bytes(),
+        )
+    }
+
+    /// Moving bytes from one part to the next makes another key: no part can pass for another.
+    #[test]
+    fn every_part_counts_and_none_can_pass_for_another() {
+        let keys: HashSet<[u8; 32]> = [
+            ("s", "t", "a", "m", "i"),
+            ("S", "t", "a", "m", "i"),
+            ("s", "T", "a", "m", "i"),
+            ("s", "t", "A", "m", "i"),
+            ("s", "t", "a", "M", "i"),
+            ("s", "t", "a", "m", "I"),
+            ("s", "t", "am", "", "i"),
+            ("s", "t", "", "am", "i"),
+            ("s", "t", "a", "", "mi"),
+            ("s", "t", "a", "mi", ""),
+        ]
+        .map(|(secret, tenant, target, model, identity)| {
+            *key(secret, tenant, target, model, identity).as_bytes()
+        })
+        .into();
+        assert_eq!(keys.len(), 10);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// 100,000 pairs of tenant and request in all: two keys are equal exactly if both parts are.
+        #[test]
+        fn keys_are_equal_exactly_if_tenant_and_request_are(
+            asks in prop::collection::vec(("[a-c]{0,3}", "[a-c]{0,4}"), 400),
+        ) {
+            let distinct: HashSet<_> = asks.iter().collect();
+            let keys: HashSet<_> = asks
+                .iter()
+                .map(|(tenant, identity)| *key("s", tenant, "a", "m", identity).as_bytes())
+                .collect();
+            prop_assert_eq!(distinct.len(), keys.len());
+        }
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        let key = key("secret", "tenant", "a", "m", "prompt");
+        let shown = format!(
+            "{key:?} {:?} {:?}",
+            Tenant::new(b"tenant"),
+            KeySecret::from_passphrase("secret")
+        );
+        assert_eq!(shown, "Key(..) Tenant(..) KeySecret(..)");
+    }
+}

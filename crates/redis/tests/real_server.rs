@@ -1,0 +1,491 @@
+//! Against a real redis-server, which is killed, stopped, flushed, filled up and replaced by garbage
+//! while calls go on.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "tasks end with the runtime of their test")]
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use backstop_cache::{Entry, Key, KeySecret, ProducedBy, Store, Tenant};
+use backstop_core::{HintSource, Kind, Outcome, Scope};
+use backstop_failover::health::{Health, HealthConfig, State};
+use backstop_redis::{
+    ProbeLease, REDIS_TIMEOUT, RedisLink, RedisStore, SharedHealth, SharedHealthTask,
+};
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep},
+};
+
+/// A redis-server of this test's own.
+struct Redis {
+    port: u16,
+    folder: tempfile::TempDir,
+    server: Child,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(options: &[&str]) -> Self {
+        let port = free_port();
+        let folder = tempfile::tempdir().unwrap();
+        let server = Self::spawn(port, folder.path(), options);
+        let redis = Self {
+            port,
+            folder,
+            server,
+        };
+        redis.wait().await;
+        redis
+    }
+
+    fn spawn(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
+        Command::new("redis-server")
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+            ])
+            .arg("--dir")
+            .arg(folder)
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed (scripts/test installs it)")
+    }
+
+    async fn wait(&self) {
+        until("redis listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port))
+                .await
+                .is_ok()
+        })
+        .await;
+    }
+
+    async fn restart(&mut self) {
+        self.server = Self::spawn(self.port, self.folder.path(), &[]);
+        self.wait().await;
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    fn link(&self) -> RedisLink {
+        RedisLink::open(&self.url()).unwrap()
+    }
+
+    fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.server.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    async fn command(&self, words: &[&str]) {
+        let mut connection = redis::Client::open(self.url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap();
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        let _: redis::Value = command.query_async(&mut connection).await.unwrap();
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// Waits for something that must come to pass; the bound only ends a test that hangs.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..2_000 {
+        if holds().await {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never came to pass: {what}");
+}
+
+fn key(identity: &str) -> Key {
+    Key::new(
+        &KeySecret::from_passphrase("test"),
+        &Tenant::new(b"tenant"),
+        &ProducedBy::new("a", "m"),
+        identity.as_bytes(),
+    )
+}
+
+fn entry(text: &str) -> Entry {
+    Entry::new(1, Bytes::from(text.to_owned()))
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn an_answer_is_kept_until_its_time_is_over_and_by_the_server() {
+    let redis = Redis::start().await;
+    let store = RedisStore::new(redis.link(), HOUR);
+    let long = "all work and no play ".repeat(1000);
+    assert_eq!(store.get(&key("a")).await, None);
+    store.put(key("a"), entry("short")).await;
+    store.put(key("b"), entry(&long)).await;
+    let other = RedisStore::new(redis.link(), HOUR);
+    assert_eq!(other.get(&key("a")).await, Some(entry("short")));
+    assert_eq!(other.get(&key("b")).await, Some(entry(&long)));
+    let brief = RedisStore::new(redis.link(), Duration::from_millis(50));
+    brief.put(key("c"), entry("brief")).await;
+    until("the server forgets", async || {
+        store.get(&key("c")).await.is_none()
+    })
+    .await;
+}
+
+/// Calls that look up and keep answers all the time, and what they met.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    calls: AtomicUsize,
+    slow: AtomicUsize,
+}
+
+impl Load {
+    fn start(store: &RedisStore) -> Arc<Self> {
+        let load = Arc::new(Self::default());
+        for worker in 0..8 {
+            let (load, store) = (Arc::clone(&load), store.clone());
+            tokio::spawn(async move {
+                while !load.stop.load(Ordering::SeqCst) {
+                    let start = Instant::now();
+                    let key = key(&format!("k{}", worker % 4));
+                    if store.get(&key).await.is_none() {
+                        store.put(key, entry("answer")).await;
+                    }
+                    load.calls.fetch_add(1, Ordering::SeqCst);
+                    // One wait for the look-up; what then is kept finds Redis down already.
+                    if Instant::now() - start > REDIS_TIMEOUT / 2 {
+                        load.slow.fetch_add(1, Ordering::SeqCst);
+                    }
+                    sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        load
+    }
+
+    async fn some_calls(&self) {
+        let before = self.calls.load(Ordering::SeqCst);
+        until("calls go on", async || {
+            self.calls.load(Ordering::SeqCst) > before + 200
+        })
+        .await;
+    }
+}
+
+/// Trouble costs each caller under way one wait at most, and nobody anything after that; then Redis
+/// is used again without a restart.
+async fn survives(link: &RedisLink, begin: impl AsyncFnOnce(), end: impl AsyncFnOnce()) {
+    let store = RedisStore::new(link.clone(), HOUR);
+    store.put(key("before"), entry("answer")).await;
+    assert!(store.get(&key("before")).await.is_some());
+    let load = Load::start(&store);
+    load.some_calls().await;
+    load.slow.store(0, Ordering::SeqCst);
+    begin().await;
+    until("the trouble is noticed", async || !link.is_up()).await;
+    // Whoever was waiting when it was noticed.
+    sleep(REDIS_TIMEOUT * 2).await;
+    assert!(
+        load.slow.load(Ordering::SeqCst) <= 8,
+        "a caller waited twice"
+    );
+    load.slow.store(0, Ordering::SeqCst);
+    load.some_calls().await;
+    assert_eq!(
+        load.slow.load(Ordering::SeqCst),
+        0,
+        "a caller waited for a redis known to be down"
+    );
+    end().await;
+    until("redis is used again", async || {
+        store.put(key("after"), entry("answer")).await;
+        store.get(&key("after")).await.is_some()
+    })
+    .await;
+    load.stop.store(true, Ordering::SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_a_server_that_is_killed() {
+    let redis = tokio::sync::Mutex::new(Redis::start().await);
+    let link = redis.lock().await.link();
+    survives(
+        &link,
+        async || redis.lock().await.kill(),
+        async || redis.lock().await.restart().await,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn survives_a_server_that_hangs() {
+    let redis = Redis::start().await;
+    let link = redis.link();
+    survives(
+        &link,
+        async || redis.signal("-STOP"),
+        async || redis.signal("-CONT"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_flushed_is_only_empty() {
+    let redis = Redis::start().await;
+    let link = redis.link();
+    let store = RedisStore::new(link.clone(), HOUR);
+    store.put(key("a"), entry("answer")).await;
+    redis.command(&["FLUSHALL"]).await;
+    assert_eq!(store.get(&key("a")).await, None);
+    store.put(key("a"), entry("answer")).await;
+    assert!(store.get(&key("a")).await.is_some());
+    assert!(link.is_up());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_full_still_gives_what_it_has() {
+    let redis =
+        Redis::start_with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]).await;
+    // An empty server already takes about that much.
+    redis.command(&["CONFIG", "SET", "maxmemory", "3mb"]).await;
+    let link = redis.link();
+    let store = RedisStore::new(link.clone(), HOUR);
+    store.put(key("first"), entry("answer")).await;
+    // Text that does not compress.
+    let text: String = (0..100_000).map(|_| fastrand::alphanumeric()).collect();
+    for number in 0..100 {
+        store.put(key(&format!("n{number}")), entry(&text)).await;
+    }
+    assert_eq!(
+        store.get(&key("n99")).await,
+        None,
+        "the server was not full"
+    );
+    assert!(store.get(&key("first")).await.is_some());
+    assert!(link.is_up());
+    redis
+        .command(&["CONFIG", "SET", "maxmemory", "100mb"])
+        .await;
+    store.put(key("n99"), entry(&text)).await;
+    assert!(store.get(&key("n99")).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_none_is_a_miss_until_there_is_one() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let garbage = tokio::spawn(async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 1024];
+                while socket.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    if socket
+                        .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n\x00\xff")
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let link = RedisLink::open(&format!("redis://127.0.0.1:{port}")).unwrap();
+    let store = RedisStore::new(link.clone(), HOUR);
+    for _ in 0..100 {
+        store.put(key("a"), entry("answer")).await;
+        assert_eq!(store.get(&key("a")).await, None);
+    }
+    assert!(!link.is_up());
+    garbage.abort();
+    let _ = garbage.await;
+    let folder = tempfile::tempdir().unwrap();
+    let server = Redis::spawn(port, folder.path(), &[]);
+    let _redis = Redis {
+        port,
+        folder,
+        server,
+    };
+    until("the server is used", async || {
+        store.put(key("a"), entry("answer")).await;
+        store.get(&key("a")).await.is_some()
+    })
+    .await;
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_without_showing_it() {
+    let error = RedisLink::open("http://user:secret@host")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("redis://") && !error.contains("secret"));
+}
+
+/// What one of several replicas has.
+struct Replica {
+    health: Health,
+    _task: SharedHealthTask,
+}
+
+impl Replica {
+    fn start(redis: &Redis) -> Self {
+        let lease = ProbeLease::new();
+        let config = HealthConfig::default()
+            .consecutive_faults(3)
+            .ejection_base(Duration::from_millis(500))
+            .jitter(0.0)
+            .successes_to_return(1);
+        let health = Health::builder(config)
+            .probe_gate(lease.clone())
+            .build()
+            .unwrap();
+        let task = SharedHealth::builder(redis.link(), "test")
+            .target("primary", health.clone(), lease)
+            .start();
+        Self {
+            health,
+            _task: task,
+        }
+    }
+
+    fn report(&self, outcome: &Outcome) {
+        let now = Instant::now();
+        self.health.try_acquire(now).unwrap().report(now, outcome);
+    }
+
+    fn state(&self) -> State {
+        self.health.state(Instant::now())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_one_replica_meets_is_known_to_all() {
+    let redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    let limited = Outcome::new(Kind::Throttled)
+        .with_scope(Scope::Model)
+        .with_retry_after(Duration::from_secs(30), HintSource::RetryAfter);
+    let start = Instant::now();
+    replicas[0].report(&limited);
+    until("the other replica knows", async || {
+        replicas[1].state() == State::Throttled
+    })
+    .await;
+    let took = Instant::now() - start;
+    assert!(took < Duration::from_secs(1), "took {took:?}");
+    // Who starts later reads what is known.
+    let late = Replica::start(&redis);
+    until("a late replica knows", async || {
+        late.state() == State::Throttled
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_at_a_time_probes() {
+    let redis = Redis::start().await;
+    let replicas: Vec<Replica> = (0..3).map(|_| Replica::start(&redis)).collect();
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..3 {
+        replicas[0].report(&Outcome::new(Kind::Unavailable));
+    }
+    for replica in &replicas {
+        until("all replicas know", async || {
+            matches!(replica.state(), State::Faulting | State::Probing)
+        })
+        .await;
+    }
+    // All callers of all replicas want the target; count the probes in flight.
+    let mut most = 0;
+    let mut healed = 0;
+    for _ in 0..400 {
+        let now = Instant::now();
+        let probes: Vec<_> = replicas
+            .iter()
+            .filter_map(|replica| replica.health.try_acquire(now).ok())
+            .collect();
+        let in_flight = probes.iter().filter(|permit| permit.is_probe()).count();
+        most = most.max(in_flight);
+        for probe in probes {
+            healed += usize::from(probe.is_probe());
+            probe.report(now, &Outcome::success());
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(most, 1, "more than one probe at a time");
+    assert!(
+        healed >= 3,
+        "each replica is back after a probe of its own, {healed} were sent"
+    );
+    for replica in &replicas {
+        assert!(!matches!(replica.state(), State::Faulting | State::Probing));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_redis_each_replica_probes_for_itself() {
+    let mut redis = Redis::start().await;
+    let replica = Replica::start(&redis);
+    sleep(Duration::from_millis(300)).await;
+    redis.kill();
+    for _ in 0..3 {
+        replica.report(&Outcome::new(Kind::Unavailable));
+    }
+    until("a probe is let through", async || {
+        replica.health.try_acquire(Instant::now()).is_ok()
+    })
+    .await;
+}
