@@ -9,6 +9,12 @@ use crate::{HintSource, Outcome, Phase, Scope};
 pub trait Observer: Send + Sync + 'static {
     /// Something happened.
     fn on_event(&self, event: &Event<'_>);
+
+    /// Whether anybody listens. If not, a layer leaves out what it would only do to have something
+    /// to tell, such as reading the clock.
+    fn is_enabled(&self) -> bool {
+        true
+    }
 }
 
 /// What a layer did or noticed. `target` is the name that the layer was built with.
@@ -124,11 +130,19 @@ pub enum Event<'a> {
 
 impl Observer for () {
     fn on_event(&self, _: &Event<'_>) {}
+
+    fn is_enabled(&self) -> bool {
+        false
+    }
 }
 
 impl<O: Observer + ?Sized> Observer for Arc<O> {
     fn on_event(&self, event: &Event<'_>) {
         (**self).on_event(event);
+    }
+
+    fn is_enabled(&self) -> bool {
+        (**self).is_enabled()
     }
 }
 
@@ -136,6 +150,10 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
     fn on_event(&self, event: &Event<'_>) {
         self.0.on_event(event);
         self.1.on_event(event);
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.0.is_enabled() || self.1.is_enabled()
     }
 }
 
