@@ -1,0 +1,216 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use backstop_core::{BoxError, ClassifyStream, Elapsed, Phase, Progress, Step};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use crate::{alarm::Alarm, clock::Clock};
+
+pin_project! {
+    /// A response body whose silence is limited.
+    ///
+    /// Every frame is passed on as it came. Where a limit is reached the body fails with
+    /// [`Elapsed`] and the inner body is dropped, which aborts the response. A stream that stays
+    /// open after its proper end is ended cleanly; see [`Limits::end_grace`](crate::Limits::end_grace).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops the inner body and the timer.
+    pub struct ResponseBody<B, S> {
+        #[pin]
+        inner: Option<B>,
+        #[pin]
+        alarm: Alarm,
+        stream: Option<S>,
+        clock: Clock,
+        report: Option<Reporter>,
+    }
+}
+
+/// Tells the layer's observer, without naming its type.
+pub(crate) struct Reporter {
+    pub(crate) to: Arc<dyn Report>,
+    pub(crate) started: Instant,
+}
+
+pub(crate) trait Report: Send + Sync {
+    fn phase_ended(&self, phase: Phase, took: Duration);
+    fn timed_out(&self, elapsed: &Elapsed);
+}
+
+impl<B, S> ResponseBody<B, S> {
+    pub(crate) const fn new(
+        inner: B,
+        stream: Option<S>,
+        clock: Clock,
+        report: Option<Reporter>,
+    ) -> Self {
+        Self {
+            inner: Some(inner),
+            alarm: Alarm::new(),
+            stream,
+            clock,
+            report,
+        }
+    }
+}
+
+impl<B, S> Body for ResponseBody<B, S>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    S: ClassifyStream,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        // What is there is passed on, however late it is.
+        let end = match inner.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    let step = match this.stream {
+                        Some(stream) => stream.on_data(data),
+                        // Nobody knows what the bytes mean, so all of them are content.
+                        None if data.is_empty() => Step::default(),
+                        None => Step::progress(Progress::Token),
+                    };
+                    let ended = this.clock.found(&step, data.len(), this.report.is_some());
+                    if let (Some(report), Some(ended)) = (&this.report, ended) {
+                        report.to.phase_ended(ended.phase, ended.took);
+                    }
+                }
+                // Whoever reads this may stop at the last frame and never ask for the end.
+                if this.report.is_some()
+                    && this
+                        .inner
+                        .as_ref()
+                        .as_pin_ref()
+                        .is_some_and(|inner| inner.is_end_stream())
+                    && let Some(report) = this.report.take()
+                {
+                    report.over();
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
+            Poll::Ready(None) => {
+                if let Some(report) = this.report.take() {
+                    report.over();
+                }
+                None
+            }
+            Poll::Pending => {
+                let Some(due) = this.clock.pending() else {
+                    return Poll::Pending;
+                };
+                ready!(this.alarm.as_mut().poll(cx, due.at));
+                let elapsed = this.clock.reached(due);
+                if let Some(report) = this.report.take() {
+                    match &elapsed {
+                        Some(elapsed) => report.to.timed_out(elapsed),
+                        None => report.over(),
+                    }
+                }
+                elapsed.map(|elapsed| Err(elapsed.into()))
+            }
+        };
+        this.inner.set(None);
+        this.alarm.cancel();
+        Poll::Ready(end)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B, S> fmt::Debug for ResponseBody<B, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("open", &self.inner.is_some())
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Reporter {
+    /// The whole call is over, in time.
+    fn over(self) {
+        let took = Instant::now().saturating_duration_since(self.started);
+        self.to.phase_ended(Phase::Total, took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, pin::pin};
+
+    use backstop_core::Unstreamed;
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::{Limits, alarm::registrations};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_is_registered_once_per_limit_not_once_per_chunk() {
+        const CHUNKS: usize = 10_000;
+        let gap = Duration::from_millis(50);
+        let inner = StreamBody::new(stream::unfold(0, move |sent| async move {
+            sleep(gap).await;
+            let frame = Frame::data(Bytes::from_static(b"token"));
+            (sent < CHUNKS).then_some((Ok::<_, Infallible>(frame), sent + 1))
+        }));
+        let limits = Limits::unlimited()
+            .first_token(Duration::from_secs(20))
+            .idle(Duration::from_secs(10))
+            .keep_alive(Duration::from_secs(30));
+        let clock = Clock::new(&limits, None, None, None);
+        let mut body = pin!(ResponseBody::<_, Unstreamed>::new(inner, None, clock, None));
+        registrations::take();
+        let mut chunks = 0;
+        while let Some(frame) = body.frame().await {
+            frame.unwrap();
+            chunks += 1;
+        }
+        assert_eq!(chunks, CHUNKS);
+        // 500 s, one limit every 10 s; one more for the first token, one for the shorter limit.
+        let registered = registrations::take();
+        assert!(
+            (50..=52).contains(&registered),
+            "{registered} registrations"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_waits_has_no_timer() {
+        let inner = http_body_util::Full::new(Bytes::from_static(b"whole"));
+        let clock = Clock::new(&Limits::default(), None, None, None);
+        let body = ResponseBody::<_, Unstreamed>::new(inner, None, clock, None);
+        registrations::take();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
+        assert_eq!(registrations::take(), 0);
+    }
+}

@@ -1,0 +1,275 @@
+use std::{
+    fmt,
+    marker::PhantomData,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use backstop_core::{
+    BoxError, Classify, Deadline, Elapsed, Event, Observer, Phase, Requests, Responses, TimeLimits,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower_service::Service;
+
+use crate::{
+    Limits, ResponseBody, ResponseFuture,
+    body::Report,
+    clock::{Total, after},
+    future::Call,
+};
+
+/// Limits every phase of a call. See the [crate documentation](crate).
+///
+/// # Readiness
+///
+/// The limit of [`Phase::Ready`] starts with the first `poll_ready` that is pending. When it is
+/// reached, `poll_ready` says that the service is ready and the next `call` fails with
+/// [`Elapsed`]: an error of `poll_ready` would mean that the service is dead, and everybody who
+/// shares a `Buffer` would lose it. The inner service that was waiting is replaced by a clone of
+/// itself, which gives its place in the queue back; that is why it must be `Clone`.
+pub struct Timeout<S, C, P, O> {
+    inner: S,
+    shared: Arc<Shared<C, O>>,
+    readiness: Readiness,
+    protocol: PhantomData<fn() -> P>,
+}
+
+/// What all calls of a layer have in common.
+#[derive(Clone)]
+pub(crate) struct Shared<C, O> {
+    pub(crate) limits: Limits,
+    pub(crate) classify: C,
+    pub(crate) observer: O,
+    pub(crate) target: Box<str>,
+    pub(crate) shares_deadline: bool,
+}
+
+/// How the inner service became ready, or did not.
+#[derive(Default)]
+enum Readiness {
+    /// It was never found pending.
+    #[default]
+    AtOnce,
+    Waiting {
+        since: Instant,
+        /// Boxed, so that the service can be moved; it exists only while the service is saturated.
+        sleep: Option<Pin<Box<Sleep>>>,
+    },
+    After(Duration),
+    /// It took too long; the next call is refused.
+    TooLate(Elapsed),
+}
+
+impl<S, C, P, O> Timeout<S, C, P, O> {
+    pub(crate) const fn new(inner: S, shared: Arc<Shared<C, O>>) -> Self {
+        Self {
+            inner,
+            shared,
+            readiness: Readiness::AtOnce,
+            protocol: PhantomData,
+        }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service. Polling its readiness here confuses this one's.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, as ready as it is.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, C, P, O, Req> Service<Req> for Timeout<S, C, P, O>
+where
+    S: Service<Req, Error: Into<BoxError>> + Clone,
+    P: Requests<Req> + Responses<S::Response>,
+    C: Classify<Req, S::Response> + Send + Sync + 'static,
+    O: Observer,
+{
+    type Response = P::With<ResponseBody<P::Body, C::Stream>>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S::Future, Req, P, C, O, C::Call>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if let Readiness::TooLate(_) = self.readiness {
+            return Poll::Ready(Ok(()));
+        }
+        if let Poll::Ready(result) = self.inner.poll_ready(cx) {
+            if let Readiness::Waiting { since, .. } = self.readiness {
+                let took = Instant::now().saturating_duration_since(since);
+                self.readiness = Readiness::After(took);
+            }
+            return Poll::Ready(result.map_err(Into::into));
+        }
+        let limit = self.shared.limits.ready;
+        if !matches!(self.readiness, Readiness::Waiting { .. }) {
+            let since = Instant::now();
+            let sleep = limit.map(|limit| Box::pin(sleep_until(after(since, limit))));
+            self.readiness = Readiness::Waiting { since, sleep };
+        }
+        if let Readiness::Waiting {
+            since,
+            sleep: Some(sleep),
+        } = &mut self.readiness
+        {
+            ready!(sleep.as_mut().poll(cx));
+            let waited = Instant::now().saturating_duration_since(*since);
+            let elapsed = Elapsed::new(Phase::Ready, limit.unwrap_or_default(), waited);
+            self.shared.timed_out(&elapsed);
+            self.give_back();
+            self.readiness = Readiness::TooLate(elapsed);
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let ready_after = match mem::take(&mut self.readiness) {
+            Readiness::TooLate(elapsed) => return ResponseFuture::refused(elapsed),
+            Readiness::After(took) => took,
+            Readiness::AtOnce | Readiness::Waiting { .. } => Duration::ZERO,
+        };
+        let shared = &self.shared;
+        let limits = &shared.limits;
+
+        let extensions = <P as Requests<Req>>::extensions(&request);
+        let overrides = extensions.and_then(|all| all.get::<TimeLimits>());
+        let deadline = extensions.and_then(|all| all.get::<Deadline>().copied());
+        let observed = shared.observer.is_enabled();
+
+        let mut headers = limits.headers;
+        let mut whole = limits.total;
+        if let Some(overrides) = overrides {
+            headers = overrides.headers.or(headers);
+            whole = overrides.total.or(whole);
+            if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
+                return self.refuse(Elapsed::new(Phase::Ready, limit, ready_after));
+            }
+        }
+        let overrides = overrides.copied().map(Box::new);
+
+        let mut started = None;
+        let mut total = None;
+        if observed || whole.is_some() || deadline.is_some() {
+            let now = Instant::now();
+            started = Some(now);
+            if observed {
+                shared.phase_ended(Phase::Ready, ready_after);
+            }
+            let left = deadline.map(|deadline| deadline.remaining(now.into_std()));
+            if left == Some(Duration::ZERO) {
+                return self.refuse(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
+            }
+            // Nobody extends a deadline.
+            total = match (whole, left) {
+                (Some(whole), Some(left)) => Some(whole.min(left)),
+                (whole, left) => whole.or(left),
+            }
+            .map(|limit| Total {
+                started: now,
+                limit,
+            });
+            if let (Some(_), Some(total)) = (whole, total)
+                && (deadline.is_some() || shared.shares_deadline)
+                && let Some(extensions) = P::extensions_mut_of(&mut request)
+            {
+                let at = Deadline::at(total.at().into_std());
+                extensions.insert(deadline.map_or(at, |deadline| deadline.earlier(at)));
+            }
+        }
+
+        let call = Call {
+            remembered: shared.classify.on_request(&request),
+            shared: Arc::clone(shared),
+            overrides,
+            size: P::size(&request),
+            headers,
+            started,
+            total,
+            observed,
+        };
+        ResponseFuture::new(self.inner.call(request), call)
+    }
+}
+
+/// [`Requests::extensions_mut`], which [`Responses`] has too.
+trait RequestExtensions<Req>: Requests<Req> {
+    fn extensions_mut_of(request: &mut Req) -> Option<&mut http::Extensions> {
+        <Self as Requests<Req>>::extensions_mut(request)
+    }
+}
+
+impl<P: Requests<Req>, Req> RequestExtensions<Req> for P {}
+
+impl<S: Clone, C, P, O> Timeout<S, C, P, O> {
+    /// Gives back whatever readiness the inner service holds or queues for: a clone has none.
+    fn give_back(&mut self) {
+        self.inner = self.inner.clone();
+    }
+}
+
+impl<S: Clone, C, P, O: Observer> Timeout<S, C, P, O> {
+    fn refuse<F, Req, K>(&mut self, elapsed: Elapsed) -> ResponseFuture<F, Req, P, C, O, K> {
+        self.shared.timed_out(&elapsed);
+        self.give_back();
+        ResponseFuture::refused(elapsed)
+    }
+}
+
+/// A clone carries no readiness: neither what the inner service has, nor how long it took.
+impl<S: Clone, C, P, O> Clone for Timeout<S, C, P, O> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), Arc::clone(&self.shared))
+    }
+}
+
+impl<S: fmt::Debug, C, P, O> fmt::Debug for Timeout<S, C, P, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Timeout")
+            .field("inner", &self.inner)
+            .field("target", &self.shared.target)
+            .field("limits", &self.shared.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl<C, O: Observer> Shared<C, O> {
+    pub(crate) fn phase_ended(&self, phase: Phase, took: Duration) {
+        self.observer.on_event(&Event::PhaseEnded {
+            target: &self.target,
+            phase,
+            took,
+        });
+    }
+
+    pub(crate) fn timed_out(&self, elapsed: &Elapsed) {
+        self.observer.on_event(&Event::PhaseTimedOut {
+            target: &self.target,
+            phase: elapsed.phase(),
+            limit: elapsed.limit(),
+            waited: elapsed.waited(),
+        });
+    }
+}
+
+impl<C: Send + Sync, O: Observer> Report for Shared<C, O> {
+    fn phase_ended(&self, phase: Phase, took: Duration) {
+        Self::phase_ended(self, phase, took);
+    }
+
+    fn timed_out(&self, elapsed: &Elapsed) {
+        Self::timed_out(self, elapsed);
+    }
+}
