@@ -63,7 +63,7 @@ pub struct AnswerReader {
 }
 
 enum Mode {
-    Stream(Box<StreamReader>),
+    Stream(StreamReader),
     Whole(Whole),
     Grpc(Head),
     Opaque { begun: bool },
@@ -256,12 +256,10 @@ impl Head {
         }
     }
 
-    fn stream(self, dialect: Dialect, framing: Framing) -> Box<StreamReader> {
-        Box::new(
-            StreamReader::new(dialect, framing)
-                .provider(self.provider)
-                .headers(self.headers),
-        )
+    fn stream(self, dialect: Dialect, framing: Framing) -> StreamReader {
+        StreamReader::new(dialect, framing)
+            .provider(self.provider)
+            .headers(self.headers)
     }
 
     fn classify(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {
@@ -347,7 +345,7 @@ impl Whole {
     }
 
     /// A reader of events, fed with what is held, if that is what the body turns out to be.
-    fn as_stream(&mut self, chunk: &[u8]) -> Option<Box<StreamReader>> {
+    fn as_stream(&mut self, chunk: &[u8]) -> Option<StreamReader> {
         if !self.head.status.is_success() || self.extent.has_begun() || self.too_large {
             return None;
         }

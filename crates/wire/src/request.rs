@@ -562,7 +562,7 @@ mod tests {
         "[ \t\r\n]{0,2}"
     }
 
-    /// All top-level members in order, duplicates included, by serde_json alone.
+    /// All top-level members in order, duplicates included, by `serde_json` alone.
     fn members(body: &str) -> Vec<(String, String)> {
         struct Members(Vec<(String, String)>);
         impl<'de> serde::Deserialize<'de> for Members {

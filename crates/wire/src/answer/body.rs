@@ -240,7 +240,7 @@ impl Words {
 }
 
 /// What a person is told.
-const fn message(kind: Kind) -> &'static str {
+pub(super) const fn message(kind: Kind) -> &'static str {
     match kind {
         Kind::Throttled => "Rate limit reached. Please try again later.",
         Kind::QuotaExhausted => "The quota of the model's account is used up.",

@@ -5,6 +5,8 @@
 //!   mounted where errors are not allowed (axum).
 //! * [`ErrorEvents`] ends a stream that breaks off with such an event, at an event boundary.
 //!
+//! With the feature `tonic` there are also `grpc_status` and `StatusLayer` for gRPC.
+//!
 //! ```
 //! use std::time::Duration;
 //! use backstop_core::{HintSource, Kind, Outcome};
@@ -19,8 +21,12 @@
 
 mod body;
 mod error_events;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod layer;
 
 pub use body::{error_event, error_response};
 pub use error_events::ErrorEvents;
+#[cfg(feature = "tonic")]
+pub use grpc::{StatusErrors, StatusFuture, StatusLayer, grpc_status};
 pub use layer::{Answer, AnswerLayer, ResponseBody, ResponseFuture};
