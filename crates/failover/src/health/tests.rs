@@ -210,6 +210,51 @@ fn what_was_begun_before_says_nothing_about_what_is_now() {
 }
 
 #[test]
+fn a_probe_of_an_earlier_ejection_has_no_say_in_a_later_one() {
+    let now = Instant::now();
+    let health = ejected(config(), now);
+    let due = now + SECOND * 5;
+    let old = health.try_acquire(due).unwrap();
+    let anyway = || health.acquire_anyway(due).unwrap();
+    for _ in 0..3 {
+        anyway().report(due, &Outcome::success());
+    }
+    assert_eq!(health.state(due), State::Recovering);
+    for _ in 0..5 {
+        anyway().report(due, &fault());
+    }
+    let due = health.due(due).unwrap();
+    let probe = health.try_acquire(due).unwrap();
+    drop(old);
+    assert_eq!(
+        health.try_acquire(due).unwrap_err().reason,
+        SkipReason::Probing
+    );
+    drop(probe);
+    assert!(health.try_acquire(due).unwrap().is_probe());
+}
+
+#[test]
+fn a_fault_of_a_last_resort_ends_the_row_of_successes_and_nothing_else() {
+    let now = Instant::now();
+    let health = ejected(config(), now);
+    let due = now + SECOND * 5;
+    for _ in 0..2 {
+        report(&health, due, &Outcome::success());
+    }
+    let probe = health.try_acquire(due).unwrap();
+    let anyway = health.acquire_anyway(due).unwrap();
+    assert_eq!(anyway.report(due, &fault()), None);
+    assert_eq!(health.due(due), Some(due));
+    assert_eq!(probe.report(due, &Outcome::success()), None);
+    assert_eq!(report(&health, due, &Outcome::success()), None);
+    assert_eq!(
+        report(&health, due, &Outcome::success()),
+        Some(State::Recovering)
+    );
+}
+
+#[test]
 fn ejections_grow_are_capped_and_are_forgiven() {
     let mut now = Instant::now();
     let config = config()
