@@ -6,7 +6,7 @@ use backstop_core::BoxError;
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 
-use crate::{config::Config, demo, logs, routes, server, stack};
+use crate::{classify, config::Config, demo, logs, routes, server, stack};
 
 /// Lets another model answer when the first cannot.
 #[derive(Debug, Parser)]
@@ -37,6 +37,12 @@ enum Command {
     /// loopback ports, and asks as a client would. Ends by itself within 30 seconds, with exit
     /// code 0 only if no request failed.
     Demo(demo::Options),
+    /// Say of recorded answers why a model did not answer.
+    ///
+    /// Prints a line of JSON per answer: `id`, `kind`, `retry_after_ms`, `scope`, `failover`,
+    /// `same_target_retry`, and the evidence in `because` (see docs/wire.md). Exit code 1 if one of
+    /// the records could not be read.
+    Classify(classify::Options),
 }
 
 #[derive(Args, Debug)]
@@ -52,6 +58,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(file) => serve(&file),
         Command::Check(file) => check(&file),
         Command::Demo(options) => return demo::run(options),
+        Command::Classify(options) => return classify::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

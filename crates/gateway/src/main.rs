@@ -4,6 +4,7 @@
 //! its own retargeting and time limits around one HTTP client. See `docs/configuration.md`.
 
 mod body;
+mod classify;
 mod cli;
 mod client;
 mod config;

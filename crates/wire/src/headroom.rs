@@ -53,8 +53,14 @@ pub fn read(provider: Provider, headers: &HeaderMap) -> Option<Headroom> {
 
 fn read_at(provider: Provider, headers: &HeaderMap, now: Option<SystemTime>) -> Option<Headroom> {
     let mut found: [Option<Found>; Headroom::CAPACITY] = [None; Headroom::CAPACITY];
+    let mut provider = Some(provider).filter(|provider| *provider != Provider::Unknown);
     for (name, value) in headers {
-        let Some((fact, dimension, window)) = known(provider, name.as_str()) else {
+        let name = name.as_str();
+        if !name.contains("ratelimit") && !name.starts_with("x-trial-endpoint") {
+            continue;
+        }
+        let provider = *provider.get_or_insert_with(|| Provider::from_headers(headers));
+        let Some((fact, dimension, window)) = known(provider, name) else {
             continue;
         };
         let Some(text) = value.to_str().ok().map(str::trim) else {
@@ -116,7 +122,6 @@ fn known(provider: Provider, name: &str) -> Option<(Fact, Dimension, Window)> {
     let rest = name
         .strip_prefix("x-ratelimit-")
         .or_else(|| name.strip_prefix("ratelimitbysize-"))
-        .or_else(|| name.strip_prefix("x-rate-limit-"))
         .or_else(|| name.strip_prefix("ratelimit-"))?;
     let (fact, what) = match rest.split_once('-') {
         Some((fact, what)) => (fact, what),

@@ -3,14 +3,14 @@
 
 use std::{borrow::Cow, fmt};
 
-use backstop_core::{ClassifyStream, End, Kind, Outcome};
+use backstop_core::{ClassifyStream, End, Headroom, Kind, Outcome};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{ClassifyHttp, Dialect, Provider, hints};
+use crate::{ClassifyHttp, Dialect, Provider, headroom, hints};
 
 /// One recorded answer.
 ///
@@ -182,6 +182,22 @@ impl Record {
         } else {
             outcome
         }
+    }
+
+    /// The `id` as text, when there is one.
+    #[must_use]
+    pub fn id(&self) -> Option<Cow<'_, str>> {
+        match &self.id {
+            Value::Null => None,
+            Value::String(id) => Some(Cow::Borrowed(id)),
+            other => Some(Cow::Owned(other.to_string())),
+        }
+    }
+
+    /// What the recorded answer says of the limits that are left.
+    #[must_use]
+    pub fn headroom(&self) -> Option<Headroom> {
+        headroom::read(self.provider, &self.headers)
     }
 
     /// The verdict as one line of JSON: `id`, `kind`, `retry_after_ms`, `scope`, `failover`,
