@@ -44,6 +44,11 @@ impl<'a> Value<'a> {
         (skip_space(text, end) == text.len()).then(|| Self(&text[start..end]))
     }
 
+    /// The text that it is.
+    pub(crate) const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     /// The members, if it is an object. Keys are given as they are written, escapes and all.
     pub(crate) fn members(self) -> Members<'a> {
         Members {

@@ -5,15 +5,16 @@ use std::{
     convert::Infallible,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
-use backstop_core::{BoxError, Failure, Kind, Outcome};
+use backstop_core::{BoxError, ClassifyStream, End, Failure, HintSource, Kind, Outcome, Phase};
 use backstop_wire::{
-    Dialect,
-    answer::{AnswerLayer, ErrorEvents, error_event},
+    ClassifyHttp, Dialect,
+    answer::{AnswerLayer, ErrorEvents, error_event, error_response},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
@@ -271,4 +272,86 @@ async fn a_stream_loses_the_length_that_it_may_not_keep() {
         .unwrap();
     assert!(json.headers().contains_key(header::CONTENT_LENGTH));
     assert_eq!(json.body().size_hint().exact(), Some(2));
+}
+
+const DIALECTS: [(Dialect, &str); 7] = [
+    (Dialect::OpenAiChat, "text/event-stream"),
+    (Dialect::OpenAiResponses, "text/event-stream"),
+    (Dialect::Anthropic, "text/event-stream"),
+    (Dialect::Gemini, "text/event-stream"),
+    (Dialect::Cohere, "text/event-stream"),
+    (Dialect::Ollama, "application/x-ndjson"),
+    (
+        Dialect::BedrockConverse,
+        "application/vnd.amazon.eventstream",
+    ),
+];
+
+/// What we say, and what it is to those who hear it: a credential of ours, a connection that was not
+/// made and an answer that was none are all a bad gateway to the caller.
+const SAID_AND_HEARD: [(Kind, Kind); 15] = [
+    (Kind::Throttled, Kind::Throttled),
+    (Kind::QuotaExhausted, Kind::QuotaExhausted),
+    (Kind::Overloaded, Kind::Overloaded),
+    (Kind::Unavailable, Kind::Unavailable),
+    (
+        Kind::TimedOut(Phase::FirstToken),
+        Kind::TimedOut(Phase::Total),
+    ),
+    (Kind::NotProcessed, Kind::Unavailable),
+    (Kind::Unauthorized, Kind::Unavailable),
+    (Kind::NotFound, Kind::NotFound),
+    (Kind::ContextTooLong, Kind::ContextTooLong),
+    (Kind::ContentFiltered, Kind::ContentFiltered),
+    (Kind::TooLarge, Kind::TooLarge),
+    (Kind::Unsupported, Kind::Unsupported),
+    (Kind::Rejected, Kind::Rejected),
+    (Kind::Malformed, Kind::Unavailable),
+    (Kind::Cancelled, Kind::Unavailable),
+];
+
+#[test]
+fn what_we_say_is_understood_as_it_was_meant() {
+    let mut wrong = Vec::new();
+    for (dialect, content_type) in DIALECTS {
+        for (said, heard) in SAID_AND_HEARD {
+            let heard = match (dialect, said) {
+                // AWS has one word for both.
+                (Dialect::BedrockConverse, Kind::Overloaded) => Kind::Unavailable,
+                (Dialect::BedrockConverse, Kind::TooLarge) => Kind::Rejected,
+                _ => heard,
+            };
+            let delay = Duration::from_millis(2_500);
+            let outcome = Outcome::new(said).with_retry_after(delay, HintSource::Local);
+            let classify = ClassifyHttp::new(dialect);
+
+            let response = error_response(dialect, &outcome);
+            let mut reader = classify.reader(response.status(), response.headers());
+            let (body, ..) = read(response.into_body().map_err(|never| match never {}));
+            reader.on_data(&body);
+            let answer = reader.on_end(End::Clean(None));
+            if answer.kind().as_str() != heard.as_str() {
+                wrong.push(format!("{dialect:?} answer: {said} is heard as {answer}"));
+            }
+            assert_eq!(
+                answer.retry_after().map(|hint| hint.delay),
+                Some(Duration::from_secs(3)),
+                "{dialect:?} {said}"
+            );
+
+            let mut reader = classify.reader(StatusCode::OK, &headers(content_type));
+            let step = reader.on_data(&error_event(dialect, &outcome));
+            assert!(!step.commits(), "{dialect:?} {said}");
+            let event = step.failed.unwrap_or(Outcome::success());
+            // Without a code there is nothing to tell a wrong request by, and none gets this far.
+            let no_code = matches!(dialect, Dialect::Cohere | Dialect::Ollama);
+            if no_code && said == Kind::Rejected {
+                continue;
+            }
+            if event.kind().as_str() != heard.as_str() {
+                wrong.push(format!("{dialect:?} event: {said} is heard as {event}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

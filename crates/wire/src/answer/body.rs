@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::Dialect;
+use crate::{Dialect, scan::Message};
 
 /// The response that stands for `outcome` in `dialect`.
 ///
@@ -45,8 +45,8 @@ pub fn error_response(dialect: Dialect, outcome: &Outcome) -> Response<Full<Byte
 
 /// The event that ends a stream of `dialect` with the error that `outcome` stands for.
 ///
-/// Its form follows how the dialect streams: a server-sent event, or a line for Ollama. It is not an
-/// end of the answer, and none is made up.
+/// Its form follows how the dialect streams: a server-sent event, a line for Ollama, an event-stream
+/// exception for Bedrock. It is not an end of the answer, and none is made up.
 #[must_use]
 pub fn error_event(dialect: Dialect, outcome: &Outcome) -> Bytes {
     let words = Words::new(dialect, outcome);
@@ -69,9 +69,15 @@ pub fn error_event(dialect: Dialect, outcome: &Outcome) -> Bytes {
             format!("event: message-end\ndata: {data}\n\n")
         }
         Dialect::Ollama => format!("{data}\n"),
-        Dialect::OpenAiChat | Dialect::Gemini | Dialect::BedrockConverse => {
-            format!("data: {data}\n\n")
+        Dialect::BedrockConverse => {
+            let headers = [
+                (":exception-type", &*lower_first(words.kind)),
+                (":content-type", "application/json"),
+                (":message-type", "exception"),
+            ];
+            return Message::encode(&headers, data.to_string().as_bytes()).into();
         }
+        Dialect::OpenAiChat | Dialect::Gemini => format!("data: {data}\n\n"),
     };
     Bytes::from(event)
 }
@@ -100,7 +106,11 @@ impl Words {
                 "ThrottlingException",
             ),
             Kind::QuotaExhausted => (
-                429,
+                match dialect {
+                    Dialect::Anthropic | Dialect::Gemini | Dialect::Cohere => 402,
+                    Dialect::BedrockConverse => 400,
+                    _ => 429,
+                },
                 "insufficient_quota",
                 "insufficient_quota",
                 "billing_error",
@@ -239,17 +249,19 @@ impl Words {
     }
 }
 
-/// What a person is told.
+/// What a person is told, in words that dialects without error codes are recognised by.
 pub(super) const fn message(kind: Kind) -> &'static str {
     match kind {
         Kind::Throttled => "Rate limit reached. Please try again later.",
-        Kind::QuotaExhausted => "The quota of the model's account is used up.",
+        Kind::QuotaExhausted => {
+            "The usage limit of the model's account is reached: its quota or credit is spent."
+        }
         Kind::Overloaded => "The model is overloaded. Please try again later.",
-        Kind::TimedOut(_) => "The model did not answer in time.",
+        Kind::TimedOut(_) => "The request timed out: the model did not answer in time.",
         Kind::NotFound => "The model was not found.",
         Kind::ContextTooLong => "The request exceeds the context window of the model.",
         Kind::ContentFiltered => "The provider's content policy refused the request.",
-        Kind::TooLarge => "The request body is too large.",
+        Kind::TooLarge => "Request too large: the body exceeds the limit.",
         Kind::Unsupported => "The model does not support what the request asks for.",
         Kind::Rejected => "The request is not valid.",
         Kind::Cancelled => "The call was cancelled.",
@@ -262,4 +274,13 @@ pub(super) const fn message(kind: Kind) -> &'static str {
 /// Whole seconds, rounded up: to come back a moment too early is to be refused again.
 fn seconds_up(delay: Duration) -> u64 {
     delay.as_secs() + u64::from(delay.subsec_nanos() > 0)
+}
+
+/// AWS names an exception with a small first letter when it is in a stream.
+fn lower_first(name: &str) -> String {
+    let mut name = name.to_owned();
+    if let Some(first) = name.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    name
 }

@@ -42,6 +42,13 @@ pub(super) fn read(event: Value<'_>, facts: &mut Facts) -> Mark {
     }
 }
 
+/// The error in an event: `message-end` has it in `delta`, as an error body would have it.
+pub(super) fn error(event: &[u8]) -> &[u8] {
+    Value::parse(event)
+        .and_then(|event| event.get("delta"))
+        .map_or(event, Value::as_bytes)
+}
+
 fn finish_reason(reason: &[u8]) -> FinishReason {
     match reason {
         b"COMPLETE" | b"STOP_SEQUENCE" => FinishReason::Stop,

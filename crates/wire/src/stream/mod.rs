@@ -388,7 +388,11 @@ impl State {
     /// The event says of itself that it is an error.
     fn told(&mut self, event: Event<'_>, step: &mut Step) {
         let name = event.name.and_then(|name| std::str::from_utf8(name).ok());
-        let outcome = errors::classify_stream_error(self.provider, &self.headers, name, event.data);
+        let payload = match self.dialect {
+            Dialect::Cohere => cohere::error(event.data),
+            _ => event.data,
+        };
+        let outcome = errors::classify_stream_error(self.provider, &self.headers, name, payload);
         self.fail(outcome, step);
     }
 
