@@ -1,8 +1,15 @@
 //! Against a real redis-server, which is killed, stopped, flushed, filled up and replaced by garbage
 //! while calls go on.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-#![expect(clippy::disallowed_methods, reason = "tasks end with the runtime of their test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tasks end with the runtime of their test"
+)]
 
 use std::{
     net::TcpListener,
