@@ -85,7 +85,14 @@ where
             .into_iter()
             .chain(self.fallbacks.iter().cloned())
             .collect();
-        self.builder.clone().assemble(targets)
+        #[expect(
+            clippy::expect_used,
+            reason = "the settings were validated when the layer was built"
+        )]
+        self.builder
+            .clone()
+            .assemble(targets)
+            .expect("the settings are valid")
     }
 }
 

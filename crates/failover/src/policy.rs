@@ -2,7 +2,7 @@
 
 use backstop_core::{Kind, Outcome};
 
-use crate::target::About;
+use crate::{SkipReason, target::About};
 
 /// Who may be asked next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +65,14 @@ impl Demands {
     }
 
     /// Why the target `about` cannot help, if it cannot.
-    pub(crate) fn refuses(&self, about: &About) -> Option<&'static str> {
+    pub(crate) fn refuses(&self, about: &About) -> Option<SkipReason> {
         if let Some(above) = self.window_above
             && about.context_window.is_none_or(|window| window <= above)
         {
-            return Some("context_window");
+            return Some(SkipReason::WindowNotLarger);
         }
         if self.refused_content && !about.takes_refused_content {
-            return Some("content_refusal");
+            return Some(SkipReason::ContentNotOptedIn);
         }
         None
     }

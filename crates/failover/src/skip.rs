@@ -9,6 +9,8 @@ use tokio::time::Instant;
 pub enum SkipReason {
     /// An operator switched it off.
     SwitchedOff,
+    /// An order says that somebody else is to answer.
+    Forced,
     /// It said that it is limited, and the time is not over.
     Throttled,
     /// It is ejected after faults.
@@ -61,6 +63,7 @@ impl SkipReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SwitchedOff => "switched_off",
+            Self::Forced => "forced",
             Self::Throttled => "throttled",
             Self::Faulting => "faulting",
             Self::Probing => "probing",
@@ -89,9 +92,11 @@ impl SkipReason {
         match self {
             Self::Throttled | Self::AtRateCap => Kind::Throttled,
             Self::AtCapacity => Kind::Overloaded,
-            Self::SwitchedOff | Self::Faulting | Self::Probing | Self::Recovering => {
-                Kind::Unavailable
-            }
+            Self::SwitchedOff
+            | Self::Forced
+            | Self::Faulting
+            | Self::Probing
+            | Self::Recovering => Kind::Unavailable,
             Self::RequestTooLarge => Kind::TooLarge,
             Self::ContextWindow | Self::WindowNotLarger => Kind::ContextTooLong,
             Self::ContentNotOptedIn => Kind::ContentFiltered,

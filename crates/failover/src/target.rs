@@ -1,4 +1,8 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+
+use backstop_core::TimeLimits;
+
+use crate::{admission::Admission, health::Health};
 
 /// A service that may answer, and what is declared of it.
 ///
@@ -17,6 +21,10 @@ pub(crate) struct About {
     pub(crate) name: Arc<str>,
     pub(crate) context_window: Option<u64>,
     pub(crate) takes_refused_content: bool,
+    pub(crate) least_time: Duration,
+    pub(crate) cold: Option<(Duration, TimeLimits)>,
+    pub(crate) health: Option<Health>,
+    pub(crate) admission: Option<Admission>,
 }
 
 // === impl Target ===
@@ -30,6 +38,10 @@ impl<S> Target<S> {
                 name: name.into(),
                 context_window: None,
                 takes_refused_content: false,
+                least_time: Duration::ZERO,
+                cold: None,
+                health: None,
+                admission: None,
             },
         }
     }
@@ -50,6 +62,38 @@ impl<S> Target<S> {
     #[must_use]
     pub fn take_refused_content(mut self) -> Self {
         self.about.takes_refused_content = true;
+        self
+    }
+
+    /// Keeps at least this much of the deadline for this target while others are asked before it,
+    /// if there is that much; see [`Reserve`](crate::Reserve) for what is kept for all of them.
+    #[must_use]
+    pub fn least_time(mut self, time: Duration) -> Self {
+        self.about.least_time = time;
+        self
+    }
+
+    /// Gives the target other time limits for a request when it has not answered for this long, or
+    /// never: a model that must be loaded first needs more time to its first token.
+    ///
+    /// The limits are passed on as a request extension, which a timeout layer on the target obeys.
+    #[must_use]
+    pub fn cold_after(mut self, idle: Duration, limits: TimeLimits) -> Self {
+        self.about.cold = Some((idle, limits));
+        self
+    }
+
+    /// Replaces the target's health, to share it or to share limits with other targets.
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.about.health = Some(health);
+        self
+    }
+
+    /// Limits how much the target is given. Nothing is limited by default.
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.about.admission = Some(admission);
         self
     }
 
