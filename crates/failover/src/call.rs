@@ -13,10 +13,12 @@ use crate::{
     attempt::{Attempted, Begun, BodyOf, HeadOf, Limits, Loss, Settled, SettledOf},
     budget::Spend,
     config::DEFAULT_WAIT,
+    guards::{Needs, WentWrong},
     handle::{Force, Order},
     health::{Choice, Permit},
     keep::READ_WITHIN,
-    policy::{self, Demands, Next},
+    plan::{self, Affinity},
+    policy,
     report::Report,
     service::Inner,
     state::TargetState,
@@ -45,14 +47,18 @@ where
     /// Whether the deadline is the caller's, and earlier than ours.
     callers_own: bool,
     forced: Option<Order>,
-    demands: Demands,
+    needs: Needs,
+    went_wrong: WentWrong,
+    /// What the plan was told of the call.
+    planning: plan::Call,
     attempts: u32,
     trace: Trace,
     /// What the target said or did that speaks for all if none answers.
     first: Option<LossOf<P, S::Response>>,
     /// Who is asked first if all is well.
     planned_first: usize,
-    /// The first one that could not be asked, before anybody was.
+    /// Who would have been asked first: the first one that could not be asked for now, or that can
+    /// never serve such a request.
     passed_over: Option<(usize, Skipped)>,
     /// When a target that has no room is worth asking again.
     room_at: Option<Instant>,
@@ -67,12 +73,11 @@ enum Source<F, R> {
 /// The targets in the order in which they are to be asked.
 #[derive(Clone, Copy, Debug)]
 struct Sequence {
-    /// Asked before all others, to see that it works.
-    exercised: Option<usize>,
-    /// Whether that is still to come.
+    order: plan::Order,
+    /// How many of them have had their turn.
+    past: usize,
+    /// Whether the first one is only asked to see that it works.
     is_exercise: bool,
-    next: usize,
-    end: usize,
 }
 
 /// A target that may be asked now.
@@ -124,6 +129,20 @@ where
         None => shared.forced.get(),
     };
 
+    let affinity = extensions.and_then(|extensions| extensions.get::<Affinity>());
+    let mut planning = plan::Call::new(started, inner.services.len());
+    if let Some(affinity) = affinity {
+        planning = planning.affinity(*affinity);
+    }
+    let mut needs = extensions
+        .and_then(|extensions| extensions.get::<Needs>().copied())
+        .unwrap_or_default();
+    if needs.known_bytes().is_none()
+        && let Some(bytes) = <P as Requests<Req>>::size(&request)
+    {
+        needs = needs.bytes(bytes);
+    }
+
     let mut timer = pin!(Timer::new(started, until));
     let freeze = P::freeze(request, config.replay_limit, &config.carry);
     let source = match timer.as_mut().race(freeze).await {
@@ -139,16 +158,22 @@ where
             return Err(Failure::new(outcome).into());
         }
     };
+    if needs.known_bytes().is_none()
+        && let Source::Often(frozen) = &source
+        && let Some(bytes) = <P as Replay<Req>>::size(frozen)
+    {
+        needs = needs.bytes(bytes);
+    }
     let now = timer.now();
     shared.budget.deposit(now);
     let exercise = config
         .exercise
         .filter(|_| forced.is_none() && matches!(source, Source::Often(_)));
-    let order = Sequence::new(inner.services.len(), exercise);
+    let order = Sequence::new(shared.plan.order(&planning), exercise);
     let call: Call<'_, S, C, P, O, Req> = Call {
         inner: &inner,
         source,
-        planned_first: order.exercised.unwrap_or(0),
+        planned_first: order.order.first().unwrap_or(0),
         order,
         started,
         now,
@@ -156,7 +181,9 @@ where
         until,
         callers_own,
         forced,
-        demands: Demands::default(),
+        needs,
+        went_wrong: WentWrong::default(),
+        planning,
         attempts: 0,
         trace: Trace::default(),
         first: None,
@@ -281,8 +308,11 @@ where
         if forbidden {
             return Some(SkipReason::Forced);
         }
-        self.demands
-            .refuses(&self.inner.state.shared.targets[target].about)
+        let guards = &self.target(target).about.guards;
+        guards
+            .serves(&self.needs)
+            .and_then(|()| guards.follows(&self.went_wrong))
+            .err()
     }
 
     fn admit(&self, target: usize) -> Result<(Permit, Option<Slot>), Skipped> {
@@ -316,6 +346,7 @@ where
             reason = skipped.reason.as_str(),
         );
         self.trace.push(name, Considered::Skipped(skipped.reason));
+        self.went_wrong.skipped(skipped.reason);
         let has_no_room = matches!(
             skipped.reason,
             SkipReason::AtCapacity | SkipReason::AtRateCap
@@ -323,11 +354,11 @@ where
         if let Some(at) = skipped.retry_at.filter(|_| has_no_room) {
             self.room_at = Some(self.room_at.map_or(at, |room| room.min(at)));
         }
-        if self.attempts == 0
-            && !exercised
-            && self.passed_over.is_none()
-            && skipped.reason != SkipReason::Forced
-        {
+        let says_more = match &self.passed_over {
+            None => skipped.reason != SkipReason::Forced,
+            Some((_, before)) => skipped.reason.is_passing() && !before.reason.is_passing(),
+        };
+        if self.attempts == 0 && !exercised && says_more {
             self.passed_over = Some((target, skipped));
         }
     }
@@ -581,12 +612,28 @@ where
         self.trace.update(place, tried);
         match attempted {
             Attempted::Answered(head, body) => {
+                let shared = &self.inner.state.shared;
+                shared
+                    .plan
+                    .on_first_token(self.now, target, first_token(&tried));
+                if tried.cause != Cause::Exercise {
+                    shared
+                        .plan
+                        .on_served(&self.planning, target, self.planned_first);
+                }
                 if let Some(hedge) = self.inner.config.hedge {
                     hedge.record(&self.target(target).first_token, tried.took);
                 }
                 Round::Answered(target, head, body)
             }
             Attempted::Lost(loss) => {
+                if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = loss.outcome.kind() {
+                    self.inner.state.shared.plan.on_first_token(
+                        self.now,
+                        target,
+                        first_token(&tried),
+                    );
+                }
                 if tried.possible_duplicate {
                     let name = self.inner.state.name(target);
                     self.inner
@@ -602,19 +649,18 @@ where
     /// Whether what the first target asked said stands, so that nobody else is asked: the caller's
     /// own doing, or what nobody else can mend.
     fn stands(&self, loss: &LossOf<P, S::Response>) -> bool {
-        self.first.is_none() && policy::next(&loss.outcome) == Next::Nobody
+        self.first.is_none() && !policy::goes_on(&loss.outcome)
     }
 
     /// Draws the conclusions from a failed attempt. Returns whether anybody else may be asked.
     fn lose(&mut self, loss: LossOf<P, S::Response>, exercised: bool) -> bool {
         let runs_once = self.inner.config.at_most_once && loss.possible_duplicate;
-        let go_on = if exercised {
-            // A backup that is only being tried out says nothing for the others.
-            true
-        } else {
-            let about = &self.inner.state.shared.targets[loss.target].about;
-            self.demands.add(policy::next(&loss.outcome), about)
-        };
+        // A backup that is only being tried out says nothing for the others.
+        let go_on = exercised || policy::goes_on(&loss.outcome);
+        if !exercised {
+            let guards = &self.inner.state.shared.targets[loss.target].about.guards;
+            self.went_wrong.failed(guards, loss.outcome.kind());
+        }
         match &self.first {
             None if exercised && !runs_once => {}
             None => self.first = Some(loss),
@@ -687,11 +733,13 @@ where
         tracing::warn!(name: "backstop.failover.exhausted", attempts = self.attempts);
         let first = self.first.take();
         if let Some(loss) = first
-            && self
-                .passed_over
-                .is_none_or(|(target, _)| target == loss.target)
+            && self.passed_over.is_none_or(|(target, skipped)| {
+                target == loss.target || !skipped.reason.is_passing()
+            })
         {
-            return self.conclude(loss, true);
+            // A refusal of this very request comes back as it came.
+            let is_final = !policy::is_refusal(&loss.outcome);
+            return self.conclude(loss, is_final);
         }
         let outcome = match self.passed_over {
             Some((_, skipped)) => {
@@ -779,47 +827,43 @@ where
     }
 }
 
+/// How long the first token took from when the request was sent.
+fn first_token(tried: &Tried) -> Duration {
+    tried.head.unwrap_or_default() + tried.first_token.unwrap_or_default()
+}
+
 impl Sequence {
-    /// All of `targets` in their order; each but the first one is put first for `share` of calls.
-    fn new(targets: usize, share: Option<f64>) -> Self {
-        let mut sequence = Self {
-            exercised: None,
-            is_exercise: false,
-            next: 0,
-            end: targets,
-        };
+    /// The plan's order; each target but the first is put first for `share` of the calls.
+    fn new(mut order: plan::Order, share: Option<f64>) -> Self {
+        let mut is_exercise = false;
         if let Some(share) = share {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
-                reason = "not negative, and a large one is no target's"
+                reason = "not negative, and a large one is no place in the order"
             )]
-            let place = (fastrand::f64() / share) as usize + 1;
-            sequence.is_exercise = place < targets;
-            sequence.exercised = Some(place).filter(|_| sequence.is_exercise);
+            let place = (fastrand::f64() / share) as usize;
+            let exercised = order.iter().skip(1).nth(place);
+            if let Some(target) = exercised {
+                order.move_to_front(target);
+                is_exercise = true;
+            }
         }
-        sequence
+        Self {
+            order,
+            past: 0,
+            is_exercise,
+        }
     }
 
     /// The next target, and whether it is asked only to see that it works.
     fn next(&mut self) -> Option<(usize, bool)> {
-        if self.is_exercise {
-            self.is_exercise = false;
-            return self.exercised.map(|target| (target, true));
-        }
-        loop {
-            let target = self.next;
-            if target >= self.end {
-                return None;
-            }
-            self.next += 1;
-            if self.exercised != Some(target) {
-                return Some((target, false));
-            }
-        }
+        let target = self.order.iter().nth(self.past)?;
+        self.past += 1;
+        Some((target, self.is_exercise && self.past == 1))
     }
 
     const fn is_over(&self) -> bool {
-        self.next >= self.end
+        self.past >= self.order.len()
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     ConfigError, Failover, FailoverLayer, Hedge, Reserve, Retry, Target,
     budget::{Budget, BudgetConfig},
     health::{Health, HealthConfig, LastResort},
+    plan::{MAX_TARGETS, Ordered, Plan},
     state::{Shared, State, TargetState},
 };
 
@@ -51,14 +52,17 @@ pub struct FailoverBuilder<C, P = Http, O = ()> {
     protocol: PhantomData<fn() -> P>,
 }
 
+type MakePlan = Arc<dyn Fn() -> Result<Box<dyn Plan>, ConfigError> + Send + Sync>;
+
 /// The settings that hold for all calls.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) deadline: Option<Duration>,
     pub(crate) reserve: Reserve,
     pub(crate) replay_limit: usize,
     pub(crate) peek_limit: usize,
     pub(crate) carry: CarryExtensions,
+    pub(crate) plan: Option<MakePlan>,
     pub(crate) health: HealthConfig,
     pub(crate) last_resort: LastResort,
     pub(crate) budget: Option<Budget>,
@@ -158,6 +162,17 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
         self
     }
 
+    /// Decides the order of the targets for each call, with a plan that `make` makes for each
+    /// failover that is built. The default is their [order](crate::plan::Ordered) in the list.
+    #[must_use]
+    pub fn plan<Pl: Plan>(
+        mut self,
+        make: impl Fn() -> Result<Pl, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.plan = Some(Arc::new(move || Ok(Box::new(make()?) as Box<dyn Plan>)));
+        self
+    }
+
     /// Says when targets are left alone and how they come back, but for those that bring a
     /// [`Health`] of their own.
     #[must_use]
@@ -219,7 +234,11 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
     ///
     /// When there is no target, when two have the same name, or when a setting cannot work.
     pub fn build<S>(self, targets: Vec<Target<S>>) -> Result<Failover<S, C, P, O>, ConfigError> {
-        ConfigError::ensure(!targets.is_empty(), "targets", "at least one")?;
+        ConfigError::ensure(
+            (1..=MAX_TARGETS).contains(&targets.len()),
+            "targets",
+            "from 1 to 32",
+        )?;
         let mut names = HashSet::new();
         ConfigError::ensure(
             targets.iter().all(|target| names.insert(target.name())),
@@ -233,13 +252,15 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
     ///
     /// # Errors
     ///
-    /// When a setting cannot work.
+    /// When a setting cannot work. Whether the plan fits the targets shows when the layer is put
+    /// on a service.
     pub fn layer<R, Res>(self) -> Result<FailoverLayer<R, Res, C, P, O>, ConfigError> {
         self.config.validate(2)?;
         Ok(FailoverLayer::of(self))
     }
 
-    /// Fails only for settings that [`Config::validate`] refuses.
+    /// Fails only for settings that [`Config::validate`] refuses, and when the plan does not fit the
+    /// targets.
     pub(crate) fn assemble<S>(
         self,
         targets: Vec<Target<S>>,
@@ -259,8 +280,17 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
             Some(budget) => budget.clone(),
             None => Budget::new(BudgetConfig::default())?,
         };
+        let mut plan = match &self.config.plan {
+            Some(make) => make()?,
+            None => Box::new(Ordered),
+        };
+        let names: Vec<_> = states
+            .iter()
+            .map(|state: &TargetState| Arc::clone(&state.about.name))
+            .collect();
+        plan.bind(&names)?;
         let state = Arc::new(State {
-            shared: Arc::new(Shared::new(states.into(), budget)),
+            shared: Arc::new(Shared::new(states.into(), budget, plan)),
             observer: self.observer,
         });
         Ok(Failover::of(
@@ -318,6 +348,21 @@ impl Config {
     }
 }
 
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("deadline", &self.deadline)
+            .field("reserve", &self.reserve)
+            .field("replay_limit", &self.replay_limit)
+            .field("peek_limit", &self.peek_limit)
+            .field("retry", &self.retry)
+            .field("hedge", &self.hedge)
+            .field("exercise", &self.exercise)
+            .field("at_most_once", &self.at_most_once)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -326,6 +371,7 @@ impl Default for Config {
             replay_limit: DEFAULT_REPLAY_LIMIT,
             peek_limit: DEFAULT_PEEK_LIMIT,
             carry: CarryExtensions::default(),
+            plan: None,
             health: HealthConfig::default(),
             last_resort: LastResort::default(),
             budget: None,

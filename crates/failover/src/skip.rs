@@ -83,6 +83,20 @@ impl SkipReason {
         }
     }
 
+    /// Whether it is for a while: the same request may be served later.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Throttled
+                | Self::Faulting
+                | Self::Probing
+                | Self::Recovering
+                | Self::AtCapacity
+                | Self::AtRateCap
+        )
+    }
+
     /// The kind of outcome that asking would probably have had.
     ///
     /// A target that is kept for certain outcomes ([`only_on`](crate::guards::Guards::only_on)) is

@@ -12,6 +12,7 @@ use crate::{
     handle::Forced,
     health::Health,
     hedge::Quantile,
+    plan::Plan,
     sync::{AtomicU64, Ordering},
     target::About,
 };
@@ -25,6 +26,7 @@ pub(crate) struct State<O> {
 pub(crate) struct Shared {
     pub(crate) targets: Box<[TargetState]>,
     pub(crate) budget: Budget,
+    pub(crate) plan: Box<dyn Plan>,
     pub(crate) forced: Forced,
     epoch: Epoch,
 }
@@ -39,10 +41,11 @@ pub(crate) struct TargetState {
 }
 
 impl Shared {
-    pub(crate) fn new(targets: Box<[TargetState]>, budget: Budget) -> Self {
+    pub(crate) fn new(targets: Box<[TargetState]>, budget: Budget, plan: Box<dyn Plan>) -> Self {
         Self {
             targets,
             budget,
+            plan,
             forced: Forced::default(),
             epoch: Epoch::default(),
         }

@@ -2,7 +2,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use backstop_core::TimeLimits;
 
-use crate::{admission::Admission, health::Health};
+use crate::{admission::Admission, guards::Guards, health::Health};
 
 /// A service that may answer, and what is declared of it.
 ///
@@ -19,8 +19,7 @@ pub struct Target<S> {
 #[derive(Clone, Debug)]
 pub(crate) struct About {
     pub(crate) name: Arc<str>,
-    pub(crate) context_window: Option<u64>,
-    pub(crate) takes_refused_content: bool,
+    pub(crate) guards: Guards,
     pub(crate) least_time: Duration,
     pub(crate) cold: Option<(Duration, TimeLimits)>,
     pub(crate) health: Option<Health>,
@@ -36,8 +35,7 @@ impl<S> Target<S> {
             service,
             about: About {
                 name: name.into(),
-                context_window: None,
-                takes_refused_content: false,
+                guards: Guards::default(),
                 least_time: Duration::ZERO,
                 cold: None,
                 health: None,
@@ -46,22 +44,17 @@ impl<S> Target<S> {
         }
     }
 
-    /// Declares how many tokens the model's context window holds.
-    ///
-    /// A request that another target refused because it did not fit its window is only offered to
-    /// targets that declare a larger one. A window that is not declared counts as smaller than any
-    /// that is.
+    /// Declares which requests the target can serve, and after which failures it helps.
     #[must_use]
-    pub fn context_window(mut self, tokens: u64) -> Self {
-        self.about.context_window = Some(tokens);
+    pub fn guards(mut self, guards: Guards) -> Self {
+        self.about.guards = guards;
         self
     }
 
-    /// Offers this target the requests whose content another one refused. Off by default: showing
-    /// a refused prompt to other providers is a decision for the operator.
+    /// Declares how many tokens the model's context window holds; see [`Guards::context_window`].
     #[must_use]
-    pub fn take_refused_content(mut self) -> Self {
-        self.about.takes_refused_content = true;
+    pub fn context_window(mut self, tokens: u64) -> Self {
+        self.about.guards = self.about.guards.context_window(tokens);
         self
     }
 

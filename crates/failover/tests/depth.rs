@@ -9,7 +9,9 @@ use backstop_failover::{
     Cause, Considered, Failover, FailoverBuilder, Force, Hedge, Retry, SkipReason, Target, Trace,
     admission::{Admission, AdmissionConfig},
     budget::{Budget, BudgetConfig},
+    guards::{Guards, Kinds, Needs},
     health::{HealthConfig, LastResort, State},
+    plan::{Affinity, LeastFirstToken, Rendezvous, Sticky},
 };
 use http::Request;
 use support::{Ending, Head, Incoming, Model, Play, Toy, outcome, parking::Shared, read, request};
@@ -374,6 +376,136 @@ async fn nothing_is_held_when_the_caller_goes_away_at_any_poll() {
         }
     }
     assert!(finished && dropped >= 7, "{dropped}");
+}
+
+// === plan and guards ===
+
+#[tokio::test(start_paused = true)]
+async fn a_rescued_conversation_stays_where_it_is_for_a_while() {
+    let models = [healthy(), healthy(), healthy()];
+    let failover = builder()
+        .plan(|| Sticky::new(Rendezvous::default(), 300 * SECOND))
+        .build(targets(&[&models[0], &models[1], &models[2]]))
+        .unwrap();
+    let handle = failover.handle();
+    let ask = async || {
+        let mut request = request();
+        request.extensions_mut().insert(Affinity::of(b"a talk"));
+        served(&failover.clone().oneshot(request).await.unwrap())
+    };
+    let home = ask().await;
+    assert_eq!(home.mode, Mode::Primary);
+    assert_eq!(ask().await.target, home.target);
+    handle.switch_off(&home.target);
+    let refuge = ask().await;
+    assert_eq!(refuge.mode, Mode::Failover);
+    handle.switch_on(&home.target);
+    sleep(299 * SECOND).await;
+    assert_eq!(ask().await.target, refuge.target);
+    sleep(2 * SECOND).await;
+    assert_eq!(ask().await.target, home.target);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_hears_how_long_the_first_token_took() {
+    let slow = Model::new([Play::stream(&["t."]).after(2 * SECOND)]);
+    let quick = healthy();
+    let failover = builder()
+        .plan(|| LeastFirstToken::new().explore(0.0))
+        .build(targets(&[&slow, &quick]))
+        .unwrap();
+    // Nothing is known of the second one yet: the first one goes on until it is slow.
+    for _ in 0..4 {
+        let response = failover.clone().oneshot(request()).await.unwrap();
+        let _ = read(response.into_body()).await;
+    }
+    failover.handle().switch_off("model-0");
+    for _ in 0..4 {
+        let response = failover.clone().oneshot(request()).await.unwrap();
+        let _ = read(response.into_body()).await;
+    }
+    failover.handle().switch_on("model-0");
+    let response = failover.clone().oneshot(request()).await.unwrap();
+    let served = served(&response);
+    assert_eq!((&*served.target, served.mode), ("model-1", Mode::Primary));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_target_cannot_serve_it_is_not_asked() {
+    let models = [healthy(), down(), healthy(), healthy()];
+    let limits: Kinds = [Kind::Throttled].into_iter().collect();
+    let guards = [
+        Guards::default().max_bytes(4),
+        Guards::default(),
+        Guards::default().only_on(limits),
+        Guards::default().tools(false),
+    ];
+    let list = targets(&models.iter().collect::<Vec<_>>())
+        .into_iter()
+        .zip(guards)
+        .map(|(target, guards)| target.guards(guards))
+        .collect();
+    let failover = builder().build(list).unwrap();
+    let mut with_tools = request();
+    with_tools.extensions_mut().insert(Needs::default().tools());
+    let response = failover.clone().oneshot(with_tools).await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    let skipped = |trace: &Trace| -> Vec<_> {
+        trace
+            .candidates()
+            .filter_map(|candidate| match candidate.verdict {
+                Considered::Skipped(reason) => Some(reason),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(
+        skipped(&trace(&response)),
+        [
+            SkipReason::RequestTooLarge,
+            SkipReason::OnlyOn,
+            SkipReason::NoTools
+        ]
+    );
+    let response = failover.oneshot(request()).await.unwrap();
+    assert_eq!(*served(&response).target, *"model-3");
+    let calls: Vec<_> = models.iter().map(Model::calls).collect();
+    assert_eq!(calls, [0, 2, 0, 1]);
+    // The first one that can serve such a request speaks for all, or says for how long it cannot.
+    let pair = || {
+        let first = Target::new("small", healthy()).guards(Guards::default().max_bytes(4));
+        vec![first, Target::new("down", down())]
+    };
+    let failover = builder().build(pair()).unwrap();
+    let response = failover.oneshot(request()).await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    let failover = builder()
+        .build(pair().into_iter().take(1).collect())
+        .unwrap();
+    let error = failover.oneshot(request()).await.unwrap_err();
+    assert_eq!(outcome(&error).kind(), Kind::TooLarge);
+    assert_eq!(outcome(&error).retry_after(), None);
+    let failover = builder()
+        .last_resort(LastResort::Refuse)
+        .build(vec![
+            Target::new(
+                "limited",
+                Model::new([Play::status(429).header("retry-after", "9")]),
+            ),
+            Target::new("down", down()),
+        ])
+        .unwrap();
+    for _ in 0..2 {
+        let result = failover.clone().oneshot(request()).await;
+        let status = result.as_ref().map(|response| response.status().as_u16());
+        match status {
+            Ok(status) => assert_eq!(status, 429),
+            Err(error) => {
+                let outcome = outcome(error);
+                assert_eq!(outcome.kind(), Kind::Throttled);
+            }
+        }
+    }
 }
 
 // === hedging ===
