@@ -44,10 +44,6 @@ pub(crate) struct Settled<H, B, K: ClassifyStream, O: Observer> {
 }
 
 /// What came of one attempt.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the answer, and a box would be an allocation on the healthy path"
-)]
 pub(crate) enum Attempted<H, B, K: ClassifyStream, O: Observer> {
     /// An answer that stands: whole, or begun.
     Answered(H, Option<ResponseBody<B, K, O>>),
