@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{Key, memory::Memory, state::Micros};
+use crate::{Key, memory::Memory, state::Sent};
 
 pin_project! {
     /// The body of a response that passed a [`RateLimit`](crate::RateLimit).
@@ -39,7 +39,7 @@ pin_project! {
 pub(crate) struct Learn<O> {
     pub(crate) memory: Arc<Memory<O>>,
     pub(crate) key: Option<Key>,
-    pub(crate) sent: Option<Micros>,
+    pub(crate) sent: Option<Sent>,
 }
 
 impl<O: Observer> Watch for Learn<O> {

@@ -65,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) jitter: f64,
     pub(crate) ramp: Duration,
     pub(crate) wait_up_to: Option<Duration>,
+    pub(crate) shift_below: Option<f64>,
+    pub(crate) pace_up_to: Option<Duration>,
     pub(crate) capacity: usize,
     pub(crate) peek_limit: usize,
     pub(crate) peek_time: Duration,
@@ -166,6 +168,8 @@ impl Default for Config {
             jitter: DEFAULT_JITTER,
             ramp: DEFAULT_RAMP,
             wait_up_to: None,
+            shift_below: None,
+            pace_up_to: None,
             capacity: DEFAULT_CAPACITY,
             peek_limit: DEFAULT_PEEK_LIMIT,
             peek_time: DEFAULT_PEEK_TIME,
@@ -187,6 +191,18 @@ impl Config {
         }
         if self.wait_up_to.is_some_and(|wait| wait.is_zero()) {
             return error("wait_up_to", "zero");
+        }
+        if self
+            .shift_below
+            .is_some_and(|share| !(0.0..1.0).contains(&share))
+        {
+            return error("shift_below", "not a share from 0 to less than 1");
+        }
+        if self.pace_up_to.is_some_and(|wait| wait.is_zero()) {
+            return error("pace_up_to", "zero");
+        }
+        if self.pace_up_to.is_some() && self.shift_below.is_none() {
+            return error("pace_up_to", "needs shift_below");
         }
         if self.capacity == 0 {
             return error("capacity", "zero");

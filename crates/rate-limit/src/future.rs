@@ -10,6 +10,7 @@ use backstop_core::{
     Responses, Verdict,
     body::{Peek, PeekFuture, peek},
 };
+use bytes::Bytes;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
@@ -18,8 +19,8 @@ use crate::{
     Key,
     body::{Learn, ResponseBody},
     layer::Shared,
-    memory::{Blocked, Pass},
-    state::Micros,
+    memory::{Blocked, Pass, Terms},
+    state::Sent,
     waiting::Waiting,
 };
 
@@ -37,11 +38,13 @@ pin_project! {
     {
         asked: Asked<C, C::Call, O>,
         #[pin]
-        state: State<S, Req, S::Future, PeekingOf<S, Req, C, P>>,
+        state: State<S::Future, RareOf<S, Req, C, P>>,
     }
 }
 
-type PeekingOf<S, Req, C, P> = Peeking<
+type RareOf<S, Req, C, P> = Rare<
+    S,
+    Req,
     <P as Responses<<S as Service<Req>>::Response>>::Head,
     <P as Responses<<S as Service<Req>>::Response>>::Body,
     <C as Classify<Req, <S as Service<Req>>::Response>>::Stream,
@@ -53,25 +56,30 @@ pub(crate) struct Asked<C, Call, O> {
     pub(crate) call: Call,
     pub(crate) key: Option<Key>,
     /// When it was sent, if anything was remembered then.
-    pub(crate) sent: Option<Micros>,
+    pub(crate) sent: Option<Sent>,
 }
 
 pin_project! {
-    // What is rare is boxed, so that the healthy path does not move it about.
     #[project = StateProjection]
-    enum State<S, Req, F, Pk> {
+    enum State<F, R> {
         Calling { #[pin] future: F },
-        Holding { held: Box<Held<S, Req>> },
-        Peeking { peeking: Box<Pk> },
-        Refused { failure: Option<Failure> },
+        // Boxed, so that the healthy path does not move it about.
+        Rare { rare: Box<R> },
     }
+}
+
+/// What happens when a request is not simply sent and answered.
+enum Rare<S, Req, H, B, C> {
+    Holding(Held<S, Req>),
+    Peeking(Peeking<H, B, C>),
+    Refused(Option<Failure>),
 }
 
 /// A request that is not sent yet, with an instance of the service to send it with.
 pub(crate) struct Held<S, Req> {
     service: S,
     request: Option<Req>,
-    give_up: Micros,
+    terms: Terms,
     stage: Stage,
 }
 
@@ -85,7 +93,6 @@ enum Stage {
 /// A response whose error body is being read.
 struct Peeking<H, B, C> {
     head: Option<H>,
-    headroom: Option<Headroom>,
     peek: PeekFuture<B, C>,
     timer: Pin<Box<Sleep>>,
 }
@@ -94,18 +101,44 @@ struct Peeking<H, B, C> {
 
 impl<C, Call, O: Observer> Asked<C, Call, O> {
     /// Lines up, if there is time for it; otherwise the answer is given here.
-    pub(crate) fn wait(&self, give_up: Micros, blocked: Blocked) -> Result<Waiting, Failure> {
+    pub(crate) fn wait(&self, terms: Terms, blocked: Blocked) -> Result<Waiting, Failure> {
         let memory = &self.shared.memory;
-        if blocked.at > give_up {
-            return Err(Failure::new(memory.local_answer(&blocked)));
+        blocked
+            .patience(&terms)
+            .map_err(|late| memory.local_answer(late.at, &late.limit))?;
+        let scopes = Arc::clone(&memory.scopes);
+        Ok(Waiting::new(scopes, terms, memory.rules(), blocked))
+    }
+
+    /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
+    /// response without a verdict is taken for, and saying so would allocate.
+    #[inline]
+    fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
+        if !outcome.is_success() {
+            self.refused::<P, _>(head, outcome);
+        } else if self.sent.is_some() {
+            self.learn(&outcome);
         }
-        Ok(Waiting::new(
-            Arc::clone(&memory.scopes),
-            self.key,
-            memory.ramp(),
-            give_up,
-            blocked,
-        ))
+    }
+
+    #[cold]
+    fn refused<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
+        self.learn(&outcome);
+        if let Some(extensions) = P::extensions_mut(head) {
+            extensions.insert(outcome);
+        }
+    }
+
+    /// Keeps what a response says is left, and tells outer layers.
+    #[cold]
+    fn report<P: Responses<Res>, Res>(&self, head: &mut P::Head, headroom: &Headroom) {
+        let nearly = self.shared.memory.level(self.key, headroom);
+        if let Some(extensions) = P::extensions_mut(head) {
+            extensions.insert(*headroom);
+            if let Some(nearly) = nearly {
+                extensions.insert(nearly);
+            }
+        }
     }
 
     fn learn(&self, outcome: &Outcome) {
@@ -124,20 +157,20 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
 // === impl Held ===
 
 impl<S, Req> Held<S, Req> {
-    pub(crate) fn admitted(service: S, request: Req, give_up: Micros, pass: Pass) -> Self {
+    pub(crate) fn admitted(service: S, request: Req, terms: Terms, pass: Pass) -> Self {
         Self {
             service,
             request: Some(request),
-            give_up,
+            terms,
             stage: Stage::Admitted(pass),
         }
     }
 
-    pub(crate) fn waiting(service: S, request: Req, give_up: Micros, waiting: Waiting) -> Self {
+    pub(crate) fn waiting(service: S, request: Req, terms: Terms, waiting: Waiting) -> Self {
         Self {
             service,
             request: Some(request),
-            give_up,
+            terms,
             stage: Stage::Waiting {
                 waiting,
                 since: Instant::now(),
@@ -167,8 +200,8 @@ impl<S, Req> Held<S, Req> {
                         });
                         self.stage = Stage::Admitted(pass);
                     }
-                    Err(blocked) => {
-                        let failure = Failure::new(memory.local_answer(&blocked));
+                    Err(late) => {
+                        let failure = memory.local_answer(late.at, &late.limit);
                         return Poll::Ready(Err(failure.into()));
                     }
                 },
@@ -178,10 +211,10 @@ impl<S, Req> Held<S, Req> {
                     if !memory.holds(asked.key, &pass) {
                         // A limit was noticed while the service was not ready.
                         drop(pass);
-                        pass = match memory.admit(asked.key) {
+                        pass = match memory.admit(&self.terms) {
                             Ok(pass) => pass,
                             Err(blocked) => {
-                                let waiting = asked.wait(self.give_up, blocked)?;
+                                let waiting = asked.wait(self.terms, blocked)?;
                                 self.service = self.service.clone();
                                 self.stage = Stage::Waiting {
                                     waiting,
@@ -191,7 +224,7 @@ impl<S, Req> Held<S, Req> {
                             }
                         };
                     }
-                    asked.sent = memory.send(pass);
+                    asked.sent = memory.send(pass, &self.terms);
                     #[expect(clippy::expect_used, reason = "it is taken here alone, once")]
                     let request = self.request.take().expect("sent once");
                     return Poll::Ready(Ok(self.service.call(request)));
@@ -216,21 +249,27 @@ where
         }
     }
 
+    #[cold]
     pub(crate) fn holding(asked: Asked<C, C::Call, O>, held: Held<S, Req>) -> Self {
         Self {
             asked,
-            state: State::Holding {
-                held: Box::new(held),
-            },
+            state: State::rare(Rare::Holding(held)),
         }
     }
 
-    pub(crate) const fn refused(asked: Asked<C, C::Call, O>, failure: Failure) -> Self {
+    #[cold]
+    pub(crate) fn refused(asked: Asked<C, C::Call, O>, failure: Failure) -> Self {
         Self {
             asked,
-            state: State::Refused {
-                failure: Some(failure),
-            },
+            state: State::rare(Rare::Refused(Some(failure))),
+        }
+    }
+}
+
+impl<F, R> State<F, R> {
+    fn rare(rare: R) -> Self {
+        Self::Rare {
+            rare: Box::new(rare),
         }
     }
 }
@@ -244,7 +283,7 @@ where
 {
     type Output = Result<P::With<ResponseBody<P::Body, C::Stream, O>>, BoxError>;
 
-    #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
@@ -262,43 +301,99 @@ where
                     };
                     match respond::<_, Req, C, P, O>(this.asked, response) {
                         Ok(response) => return Poll::Ready(Ok(response)),
-                        Err(peeking) => this.state.set(State::Peeking { peeking }),
+                        Err(peeking) => this.state.set(State::rare(Rare::Peeking(*peeking))),
                     }
                 }
-                StateProjection::Holding { held } => {
-                    let future = ready!(held.poll_send(cx, this.asked))?;
-                    this.state.set(State::Calling { future });
-                }
-                StateProjection::Peeking { peeking } => {
-                    let body = match Pin::new(&mut peeking.peek).poll(cx) {
-                        Poll::Ready(Peek::Decided(outcome, body)) => {
-                            this.asked.learn(&outcome);
-                            let mut head = peeking.head.take().expect("polled after completion");
-                            attach::<P, _>(&mut head, Some(outcome), peeking.headroom);
-                            let body = ResponseBody::passed(body);
-                            return Poll::Ready(Ok(P::join(head, Some(body))));
-                        }
-                        Poll::Ready(Peek::Committed(committed)) => committed,
-                        Poll::Pending => {
-                            ready!(peeking.timer.as_mut().poll(cx));
-                            peeking.peek.stop().expect("it is pending")
-                        }
-                    };
-                    let mut head = peeking.head.take().expect("polled after completion");
-                    attach::<P, _>(&mut head, None, peeking.headroom);
-                    let body = ResponseBody::peeked(body.watch(this.asked.watch()));
-                    return Poll::Ready(Ok(P::join(head, Some(body))));
-                }
-                StateProjection::Refused { failure } => {
-                    let failure = failure.take().expect("polled after completion");
-                    return Poll::Ready(Err(failure.into()));
+                StateProjection::Rare { rare } => {
+                    match ready!(rare.poll::<C, P, O>(cx, this.asked))? {
+                        Next::Call(future) => this.state.set(State::Calling { future }),
+                        Next::Answer(response) => return Poll::Ready(Ok(response)),
+                    }
                 }
             }
         }
     }
 }
 
+/// What follows what is rare.
+enum Next<F, R> {
+    Call(F),
+    Answer(R),
+}
+
+impl<S, Req, H, B, Cs> Rare<S, Req, H, B, Cs>
+where
+    S: Service<Req, Error: Into<BoxError>> + Clone,
+    Cs: ClassifyStream,
+{
+    #[cold]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the types follow from the traits, and are named here alone"
+    )]
+    fn poll<C, P, O>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &mut Asked<C, C::Call, O>,
+    ) -> Poll<Result<Next<S::Future, P::With<ResponseBody<B, Cs, O>>>, BoxError>>
+    where
+        C: Classify<Req, S::Response>,
+        P: Responses<S::Response, Head = H, Body = B>,
+        B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+        O: Observer,
+    {
+        match self {
+            Self::Holding(held) => {
+                let future = ready!(held.poll_send(cx, asked))?;
+                Poll::Ready(Ok(Next::Call(future)))
+            }
+            Self::Peeking(peeking) => {
+                let (head, body) = ready!(peeking.poll::<C, C::Call, P, S::Response, O>(cx, asked));
+                Poll::Ready(Ok(Next::Answer(P::join(head, Some(body)))))
+            }
+            #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+            Self::Refused(failure) => {
+                let failure = failure.take().expect("polled after completion");
+                Poll::Ready(Err(failure.into()))
+            }
+        }
+    }
+}
+
+impl<H, B, Cs> Peeking<H, B, Cs>
+where
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    Cs: ClassifyStream,
+{
+    #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+    fn poll<C, Call, P, Res, O>(
+        &mut self,
+        cx: &mut Context<'_>,
+        asked: &Asked<C, Call, O>,
+    ) -> Poll<(H, ResponseBody<B, Cs, O>)>
+    where
+        P: Responses<Res, Head = H, Body = B>,
+        O: Observer,
+    {
+        let body = match Pin::new(&mut self.peek).poll(cx) {
+            Poll::Ready(Peek::Decided(outcome, body)) => {
+                let mut head = self.head.take().expect("polled after completion");
+                asked.decided::<P, _>(&mut head, outcome);
+                return Poll::Ready((head, ResponseBody::passed(body)));
+            }
+            Poll::Ready(Peek::Committed(committed)) => committed,
+            Poll::Pending => {
+                ready!(self.timer.as_mut().poll(cx));
+                self.peek.stop().expect("it is pending")
+            }
+        };
+        let head = self.head.take().expect("polled after completion");
+        Poll::Ready((head, ResponseBody::peeked(body.watch(asked.watch()))))
+    }
+}
+
 /// Passes a response on, or begins to read its error body.
+#[inline]
 #[expect(
     clippy::type_complexity,
     reason = "the types follow from the traits, and are named here alone"
@@ -316,53 +411,32 @@ where
     let headroom = classify.headroom(&asked.call, &response);
     let verdict = classify.on_response(&asked.call, &response);
     let (mut head, body) = P::split(response);
-    let (outcome, body) = match (verdict, body) {
+    if let Some(headroom) = headroom {
+        asked.report::<P, _>(&mut head, &headroom);
+    }
+    let body = match (verdict, body) {
         (Verdict::Now(outcome), body) => {
-            asked.learn(&outcome);
-            (Some(outcome), body.map(ResponseBody::decided))
+            asked.decided::<P, _>(&mut head, outcome);
+            body.map(ResponseBody::decided)
         }
         (Verdict::AtEnd(mut stream), None) => {
             let outcome = stream.on_end(End::Clean(None));
-            asked.learn(&outcome);
-            (Some(outcome), None)
+            asked.decided::<P, _>(&mut head, outcome);
+            None
         }
         (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
             let config = &asked.shared.memory.config;
             return Err(Box::new(Peeking {
                 head: Some(head),
-                headroom,
                 peek: peek(body, stream, config.peek_limit),
                 timer: Box::pin(sleep(config.peek_time)),
             }));
         }
-        (Verdict::AtEnd(stream), Some(body)) => (
-            None,
-            Some(ResponseBody::watched(body, stream, asked.watch())),
-        ),
+        (Verdict::AtEnd(stream), Some(body)) => {
+            Some(ResponseBody::watched(body, stream, asked.watch()))
+        }
     };
-    attach::<P, _>(&mut head, outcome, headroom);
     Ok(P::join(head, body))
-}
-
-/// Tells outer layers what was found, so that they need not read it again. A success is not
-/// attached: it is what a response without a verdict is taken for, and extensions allocate.
-fn attach<P, Res>(head: &mut P::Head, outcome: Option<Outcome>, headroom: Option<Headroom>)
-where
-    P: Responses<Res>,
-{
-    let outcome = outcome.filter(|outcome| !outcome.is_success());
-    if outcome.is_none() && headroom.is_none() {
-        return;
-    }
-    let Some(extensions) = P::extensions_mut(head) else {
-        return;
-    };
-    if let Some(outcome) = outcome {
-        extensions.insert(outcome);
-    }
-    if let Some(headroom) = headroom {
-        extensions.insert(headroom);
-    }
 }
 
 impl<S, Req, C, P, O> fmt::Debug for ResponseFuture<S, Req, C, P, O>

@@ -62,9 +62,9 @@ impl RateLimitHandle {
     /// How long a request with this key would have to wait; `None` when it would not.
     #[must_use]
     pub fn remaining(&self, key: Option<Key>) -> Option<Duration> {
-        let blocked = self.scopes.in_force(key)?;
+        let limit = self.scopes.in_force(key)?;
         Some(Duration::from_micros(
-            blocked.at.saturating_sub(self.scopes.now()),
+            limit.until.saturating_sub(self.scopes.now()),
         ))
     }
 

@@ -12,7 +12,7 @@ use backstop_core::Scope;
 /// use several credentials or models; then each has limits of its own. What a refusal speaks about
 /// ([`Scope`]) decides how much of the key counts: that of a model benches this model with this
 /// credential, that of a credential or an account benches all models of this credential, and that
-/// of a provider benches the whole target.
+/// of a provider benches the whole target. A part that the key does not name stands for all.
 ///
 /// Only keyed hashes are kept (`SipHash`, keyed per process), so a secret may be passed.
 ///
@@ -25,8 +25,13 @@ use backstop_core::Scope;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     credential: Option<NonZeroU64>,
-    model: Option<NonZeroU64>,
+    /// [`ANY_MODEL`] when the key names none; not an `Option`, so that an `Option<Key>` is no larger
+    /// than a key.
+    model: NonZeroU64,
 }
+
+/// Stands for all models. No hash has this value.
+const ANY_MODEL: NonZeroU64 = NonZeroU64::MAX;
 
 /// Tells the requests of one target apart by a [`Key`].
 ///
@@ -59,7 +64,7 @@ impl Key {
     pub fn model(model: impl Hash) -> Self {
         Self {
             credential: None,
-            model: Some(hash(model)),
+            model: hash(model),
         }
     }
 
@@ -67,7 +72,7 @@ impl Key {
     pub fn credential(credential: impl Hash) -> Self {
         Self {
             credential: Some(hash(credential)),
-            model: None,
+            model: ANY_MODEL,
         }
     }
 
@@ -75,7 +80,7 @@ impl Key {
     #[must_use]
     pub fn with_model(self, model: impl Hash) -> Self {
         Self {
-            model: Some(hash(model)),
+            model: hash(model),
             ..self
         }
     }
@@ -83,7 +88,7 @@ impl Key {
     /// The part of the key that the limits of all models with this credential are kept under.
     pub(crate) fn without_model(self) -> Option<Self> {
         self.credential.map(|_| Self {
-            model: None,
+            model: ANY_MODEL,
             ..self
         })
     }
@@ -99,12 +104,13 @@ impl Key {
 
     /// A number to choose a shard by.
     pub(crate) fn spread(self) -> u64 {
-        let part = |hash: Option<NonZeroU64>| hash.map_or(0, NonZeroU64::get);
-        part(self.credential) ^ part(self.model).rotate_left(1)
+        let credential = self.credential.map_or(0, NonZeroU64::get);
+        credential ^ self.model.get().rotate_left(1)
     }
 }
 
 fn hash(value: impl Hash) -> NonZeroU64 {
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    NonZeroU64::new(SEED.hash_one(value)).unwrap_or(NonZeroU64::MIN)
+    let hash = SEED.hash_one(value).min(ANY_MODEL.get() - 1);
+    NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }

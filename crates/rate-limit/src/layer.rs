@@ -4,7 +4,7 @@ use backstop_core::{Http, Observer, Typed};
 use tower_layer::Layer;
 
 use crate::{
-    ConfigError, OneKey, RateLimit, RateLimitHandle, Waits,
+    BytesPerToken, ConfigError, OneKey, RateLimit, RateLimitHandle, Waits,
     config::Config,
     memory::{Memory, Scopes},
 };
@@ -13,17 +13,19 @@ use crate::{
 ///
 /// A layer stands for one target. All services it makes, and all clones of it and of them, share
 /// one memory.
-pub struct RateLimitLayer<C, P = Http, K = OneKey, O = ()> {
+pub struct RateLimitLayer<C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
     shared: Arc<Shared<C, O>>,
     key: K,
+    estimate: E,
     protocol: PhantomData<fn() -> P>,
 }
 
 /// Sets up a [`RateLimitLayer`].
-pub struct RateLimitBuilder<C, P = Http, K = OneKey, O = ()> {
+pub struct RateLimitBuilder<C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
     target: Arc<str>,
     classify: C,
     key: K,
+    estimate: E,
     observer: O,
     config: Config,
     protocol: PhantomData<fn() -> P>,
@@ -52,6 +54,7 @@ impl<C> RateLimitLayer<C> {
             target: target.into(),
             classify,
             key: OneKey,
+            estimate: BytesPerToken::default(),
             observer: (),
             config: Config::default(),
             protocol: PhantomData,
@@ -59,7 +62,7 @@ impl<C> RateLimitLayer<C> {
     }
 }
 
-impl<C, P, K, O> RateLimitLayer<C, P, K, O> {
+impl<C, P, K, E, O> RateLimitLayer<C, P, K, E, O> {
     /// Reads and resets what is remembered.
     #[must_use]
     pub fn handle(&self) -> RateLimitHandle {
@@ -68,25 +71,31 @@ impl<C, P, K, O> RateLimitLayer<C, P, K, O> {
     }
 }
 
-impl<C, P, K: Clone, O, S> Layer<S> for RateLimitLayer<C, P, K, O> {
-    type Service = RateLimit<S, C, P, K, O>;
+impl<C, P, K: Clone, E: Clone, O, S> Layer<S> for RateLimitLayer<C, P, K, E, O> {
+    type Service = RateLimit<S, C, P, K, E, O>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        RateLimit::new(inner, Arc::clone(&self.shared), self.key.clone())
+        RateLimit::new(
+            inner,
+            Arc::clone(&self.shared),
+            self.key.clone(),
+            self.estimate.clone(),
+        )
     }
 }
 
-impl<C, P, K: Clone, O> Clone for RateLimitLayer<C, P, K, O> {
+impl<C, P, K: Clone, E: Clone, O> Clone for RateLimitLayer<C, P, K, E, O> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
             key: self.key.clone(),
+            estimate: self.estimate.clone(),
             protocol: PhantomData,
         }
     }
 }
 
-impl<C, P, K, O> fmt::Debug for RateLimitLayer<C, P, K, O> {
+impl<C, P, K, E, O> fmt::Debug for RateLimitLayer<C, P, K, E, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
             .field("target", &self.shared.memory.target)
@@ -96,14 +105,15 @@ impl<C, P, K, O> fmt::Debug for RateLimitLayer<C, P, K, O> {
 
 // === impl RateLimitBuilder ===
 
-impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
+impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
     /// The requests and responses are of another protocol, such as [`Typed`].
     #[must_use]
-    pub fn protocol<P2>(self) -> RateLimitBuilder<C, P2, K, O> {
+    pub fn protocol<P2>(self) -> RateLimitBuilder<C, P2, K, E, O> {
         RateLimitBuilder {
             target: self.target,
             classify: self.classify,
             key: self.key,
+            estimate: self.estimate,
             observer: self.observer,
             config: self.config,
             protocol: PhantomData,
@@ -112,18 +122,19 @@ impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
 
     /// The requests and responses are plain types: short for `protocol::<Typed>()`.
     #[must_use]
-    pub fn typed(self) -> RateLimitBuilder<C, Typed, K, O> {
+    pub fn typed(self) -> RateLimitBuilder<C, Typed, K, E, O> {
         self.protocol()
     }
 
     /// Tells requests apart, so that each [`Key`](crate::Key) has limits of its own. By default the
     /// target has one set of limits.
     #[must_use]
-    pub fn key_by<K2>(self, key: K2) -> RateLimitBuilder<C, P, K2, O> {
+    pub fn key_by<K2>(self, key: K2) -> RateLimitBuilder<C, P, K2, E, O> {
         RateLimitBuilder {
             target: self.target,
             classify: self.classify,
             key,
+            estimate: self.estimate,
             observer: self.observer,
             config: self.config,
             protocol: self.protocol,
@@ -132,11 +143,12 @@ impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
 
     /// Tells an observer what the layer notices and does. By default nobody is told.
     #[must_use]
-    pub fn observe<O2: Observer>(self, observer: O2) -> RateLimitBuilder<C, P, K, O2> {
+    pub fn observe<O2: Observer>(self, observer: O2) -> RateLimitBuilder<C, P, K, E, O2> {
         RateLimitBuilder {
             target: self.target,
             classify: self.classify,
             key: self.key,
+            estimate: self.estimate,
             observer,
             config: self.config,
             protocol: self.protocol,
@@ -191,6 +203,46 @@ impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
         self
     }
 
+    /// Acts before a refusal: reports the target as nearly limited when a smaller share than this
+    /// is left of any limit that its answers state, or fewer tokens than a request is estimated to
+    /// cost. Never by default; 0.05 is a good reserve, and 0 looks at the estimate alone.
+    ///
+    /// The report is a [`NearlyLimited`](backstop_core::NearlyLimited) extension of each response
+    /// meanwhile. A request that is marked as an attempt with others to follow (an
+    /// [`Attempt`](backstop_core::Attempt) extension that is not the last) is answered here, as if
+    /// throttled but with the scope of the request, so that it moves on and nothing is benched. Any
+    /// other request is sent, or paced if [`pace_up_to`](Self::pace_up_to) is set, and never refused.
+    #[must_use]
+    pub fn shift_below(mut self, share: f64) -> Self {
+        self.config.shift_below = Some(share);
+        self
+    }
+
+    /// Spreads the requests over the time until the limit is full again when little is left: each
+    /// waits for its turn at most this long, and at most half of what its
+    /// [`Deadline`](backstop_core::Deadline) leaves, and is then sent. Never by default; it needs
+    /// [`shift_below`](Self::shift_below).
+    #[must_use]
+    pub fn pace_up_to(mut self, longest: Duration) -> Self {
+        self.config.pace_up_to = Some(longest);
+        self
+    }
+
+    /// Estimates the tokens of requests in another way than [`BytesPerToken`]; used when a reserve
+    /// is kept.
+    #[must_use]
+    pub fn estimate_by<E2>(self, estimate: E2) -> RateLimitBuilder<C, P, K, E2, O> {
+        RateLimitBuilder {
+            target: self.target,
+            classify: self.classify,
+            key: self.key,
+            estimate,
+            observer: self.observer,
+            config: self.config,
+            protocol: self.protocol,
+        }
+    }
+
     /// For how many keys limits are remembered; [`DEFAULT_CAPACITY`](crate::DEFAULT_CAPACITY) by
     /// default.
     #[must_use]
@@ -214,12 +266,12 @@ impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
     /// # Errors
     ///
     /// When a setting cannot work; the error names it.
-    pub fn build(self) -> Result<RateLimitLayer<C, P, K, O>, ConfigError> {
+    pub fn build(self) -> Result<RateLimitLayer<C, P, K, E, O>, ConfigError> {
         self.config.validate()?;
         Ok(self.assemble())
     }
 
-    fn assemble(self) -> RateLimitLayer<C, P, K, O> {
+    fn assemble(self) -> RateLimitLayer<C, P, K, E, O> {
         let memory = Memory {
             target: self.target,
             observer: self.observer,
@@ -232,12 +284,13 @@ impl<C, P, K, O> RateLimitBuilder<C, P, K, O> {
                 memory: Arc::new(memory),
             }),
             key: self.key,
+            estimate: self.estimate,
             protocol: PhantomData,
         }
     }
 }
 
-impl<C, P, K, O> fmt::Debug for RateLimitBuilder<C, P, K, O> {
+impl<C, P, K, E, O> fmt::Debug for RateLimitBuilder<C, P, K, E, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitBuilder")
             .field("target", &self.target)

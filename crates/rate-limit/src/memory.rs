@@ -1,13 +1,16 @@
 use std::{sync::Arc, time::Duration};
 
-use backstop_core::{Event, HintSource, Observer, Outcome, Scope};
+use backstop_core::{
+    Event, Failure, Headroom, HintSource, Kind, NearlyLimited, Observer, Outcome, Scope,
+};
 use tokio::time::Instant;
 
 use crate::{
     Key,
     config::Config,
+    reserve::Nearly,
     scoped::Scoped,
-    state::{Admission, Limit, LimitKind, Micros, Place, Refusal, micros},
+    state::{Admission, Limit, LimitKind, Micros, Place, Refusal, Sent, micros, sent_at},
     table::Table,
 };
 
@@ -49,9 +52,30 @@ pub(crate) struct Pass {
 #[derive(Clone, Debug)]
 pub(crate) struct Blocked {
     pub(crate) by: Arc<Scoped>,
-    /// Its place, if it waited.
+    /// When its turn would be, if it waited.
     pub(crate) at: Micros,
-    pub(crate) limit: Limit,
+    pub(crate) why: Why,
+}
+
+/// Why a request is not sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Why {
+    /// The target refused, or would.
+    Limited(Limit),
+    /// It would not, but little is left.
+    Paced,
+}
+
+/// On which terms a request is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) key: Option<Key>,
+    /// How many tokens it is likely to cost.
+    pub(crate) estimate: u64,
+    /// Until when it waits for a limit to end; zero when it does not.
+    pub(crate) wait_until: Micros,
+    /// Until when it may be paced; zero when it may not.
+    pub(crate) pace_until: Micros,
 }
 
 // === impl Scopes ===
@@ -95,7 +119,7 @@ impl Scopes {
     }
 
     /// The limit in force for a key that lasts the longest.
-    pub(crate) fn in_force(&self, key: Option<Key>) -> Option<Blocked> {
+    pub(crate) fn in_force(&self, key: Option<Key>) -> Option<Limit> {
         if self.is_open(key) {
             return None;
         }
@@ -123,12 +147,12 @@ impl<O: Observer> Memory<O> {
     /// Learns what an outcome says of limits.
     ///
     /// `sent` is when the request was sent, if anything was remembered then.
-    pub(crate) fn learn(&self, key: Option<Key>, sent: Option<Micros>, outcome: &Outcome) {
+    pub(crate) fn learn(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
         if outcome.is_success() {
             if let Some(sent) = sent {
                 let now = self.scopes.now();
                 for scoped in self.scopes.chain(key).iter() {
-                    scoped.state.succeed(sent, now);
+                    scoped.state.succeed(sent.get(), now);
                 }
             }
             return;
@@ -143,7 +167,7 @@ impl<O: Observer> Memory<O> {
     }
 
     #[cold]
-    fn notice(&self, key: Option<Key>, sent: Option<Micros>, kind: LimitKind, outcome: &Outcome) {
+    fn notice(&self, key: Option<Key>, sent: Option<Sent>, kind: LimitKind, outcome: &Outcome) {
         let waits = match kind {
             LimitKind::Throttled => &self.config.throttled,
             LimitKind::QuotaExhausted => &self.config.quota,
@@ -160,7 +184,7 @@ impl<O: Observer> Memory<O> {
             kind,
             scope: outcome.scope(),
             now,
-            sent,
+            sent: sent.map(Sent::get),
             given: given.map(micros),
         };
         let jitter = self.config.jitter * fastrand::f64();
@@ -182,13 +206,46 @@ impl<O: Observer> Memory<O> {
         }
     }
 
-    /// Lets a request through if nothing keeps it.
-    pub(crate) fn admit(&self, key: Option<Key>) -> Result<Pass, Blocked> {
-        self.scopes.admit(key, self.ramp(), true)
+    /// Lets a request through if nothing keeps it: no limit, and nobody in line before it.
+    pub(crate) fn admit(&self, terms: &Terms) -> Result<Pass, Blocked> {
+        self.scopes.admit(terms, self.rules(), true)
     }
 
-    pub(crate) fn ramp(&self) -> Micros {
-        micros(self.config.ramp)
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            ramp: micros(self.config.ramp),
+            reserve: self.config.shift_below,
+        }
+    }
+
+    /// Whether so little is left that a request with these terms had better go elsewhere.
+    pub(crate) fn nearly(&self, terms: &Terms) -> Option<Nearly> {
+        let reserve = self.config.shift_below?;
+        let scoped = self.scopes.narrowest(terms.key);
+        let now = || self.scopes.now();
+        scoped.level.nearly(reserve, terms.estimate, 0, now)
+    }
+
+    /// Takes over what an answer says is left. Returns what to report of it.
+    pub(crate) fn level(&self, key: Option<Key>, headroom: &Headroom) -> Option<NearlyLimited> {
+        let reserve = self.config.shift_below?;
+        let now = self.scopes.now();
+        let scoped = match key {
+            Some(key) => self.scopes.keyed.get_or_insert(key, now),
+            None => Arc::clone(&self.scopes.whole),
+        };
+        let (nearly, is_news) = scoped.level.update(headroom, reserve, now)?;
+        if is_news {
+            self.shifted(nearly.share);
+        }
+        Some(nearly)
+    }
+
+    fn shifted(&self, share: f64) {
+        self.observer.on_event(&Event::ShiftedEarly {
+            target: &self.target,
+            share,
+        });
     }
 
     /// Whether a pass given a while ago still holds.
@@ -198,7 +255,7 @@ impl<O: Observer> Memory<O> {
     }
 
     /// Makes use of a pass: the request is being sent. Returns when, if anything is remembered.
-    pub(crate) fn send(&self, mut pass: Pass) -> Option<Micros> {
+    pub(crate) fn send(&self, mut pass: Pass, terms: &Terms) -> Option<Sent> {
         pass.places = Default::default();
         if let Some(scope) = pass.released {
             self.observer.on_event(&Event::LimitReleased {
@@ -206,27 +263,51 @@ impl<O: Observer> Memory<O> {
                 scope,
             });
         }
-        pass.remembered.then(|| self.scopes.now())
+        if self.config.shift_below.is_some() {
+            let scoped = self.scopes.narrowest(terms.key);
+            scoped.level.spend(terms.estimate, self.scopes.now());
+        }
+        pass.remembered.then(|| sent_at(self.scopes.now()))
     }
 
     /// The answer in the stead of the target's.
-    pub(crate) fn local_answer(&self, blocked: &Blocked) -> Outcome {
-        let wait = blocked.at.saturating_sub(self.scopes.now());
-        let evidence = match blocked.limit.kind {
+    pub(crate) fn local_answer(&self, at: Micros, limit: &Limit) -> Failure {
+        let evidence = match limit.kind {
             LimitKind::Throttled => "a rate limit noticed before",
             LimitKind::QuotaExhausted => "a spent quota noticed before",
             LimitKind::Overloaded => "an overload noticed before",
         };
-        let outcome = Outcome::new(blocked.limit.kind.kind())
-            .with_scope(blocked.limit.scope)
-            .with_retry_after(Duration::from_micros(wait), HintSource::Local)
+        let outcome = Outcome::new(limit.kind.kind())
+            .with_scope(limit.scope)
             .with_evidence(evidence);
+        self.answered(at, outcome)
+    }
+
+    /// The answer to a request that has somewhere else to go, when little is left.
+    pub(crate) fn early_answer(&self, nearly: &Nearly) -> Failure {
+        self.shifted(nearly.share);
+        let outcome = Outcome::new(Kind::Throttled)
+            .with_scope(Scope::Request)
+            .with_evidence("little is left of a limit");
+        self.answered(nearly.until, outcome)
+    }
+
+    fn answered(&self, at: Micros, outcome: Outcome) -> Failure {
+        let wait = Duration::from_micros(at.saturating_sub(self.scopes.now()));
+        let outcome = outcome.with_retry_after(wait, HintSource::Local);
         self.observer.on_event(&Event::AnsweredLocally {
             target: &self.target,
             outcome: &outcome,
         });
-        outcome
+        Failure::new(outcome)
     }
+}
+
+/// By which rules requests are let through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    ramp: Micros,
+    reserve: Option<f64>,
 }
 
 impl Scopes {
@@ -234,38 +315,58 @@ impl Scopes {
     /// is itself the first (`behind_the_line` is false).
     pub(crate) fn admit(
         &self,
-        key: Option<Key>,
-        ramp: Micros,
+        terms: &Terms,
+        rules: Rules,
         behind_the_line: bool,
     ) -> Result<Pass, Blocked> {
-        if self.is_open(key) {
-            return Ok(Pass::default());
-        }
-        let chain = self.chain(key);
-        let now = self.now();
         let mut pass = Pass::default();
-        pass.remembered = true;
-        for (scoped, place) in chain.iter().zip(&mut pass.places) {
-            let ahead = if behind_the_line { scoped.waiting() } else { 0 };
-            match scoped.state.admit(now, ramp, ahead) {
-                Admission::Open => {}
-                Admission::Returns {
-                    place: taken,
-                    released,
-                } => {
-                    *place = Some((Arc::clone(scoped), taken));
-                    pass.released = pass.released.or(released);
-                }
-                Admission::NotBefore { at, limit } => {
-                    return Err(Blocked {
-                        by: Arc::clone(scoped),
-                        at,
-                        limit,
-                    });
+        let ahead = |scoped: &Scoped| if behind_the_line { scoped.waiting() } else { 0 };
+        if !self.is_open(terms.key) {
+            let now = self.now();
+            pass.remembered = true;
+            for (scoped, place) in self.chain(terms.key).iter().zip(&mut pass.places) {
+                match scoped.state.admit(now, rules.ramp, ahead(scoped)) {
+                    Admission::Open => {}
+                    Admission::Returns {
+                        place: taken,
+                        released,
+                    } => {
+                        *place = Some((Arc::clone(scoped), taken));
+                        pass.released = pass.released.or(released);
+                    }
+                    Admission::NotBefore { at, limit } => {
+                        return Err(Blocked {
+                            by: Arc::clone(scoped),
+                            at,
+                            why: Why::Limited(limit),
+                        });
+                    }
                 }
             }
         }
+        if let Some(reserve) = rules.reserve
+            && terms.pace_until > 0
+        {
+            let scoped = self.narrowest(terms.key);
+            let ahead = ahead(&scoped);
+            let now = || self.now();
+            if let Some(nearly) = scoped.level.nearly(reserve, terms.estimate, ahead, now)
+                && now() < nearly.at.min(terms.pace_until)
+            {
+                return Err(Blocked {
+                    by: scoped,
+                    at: nearly.at.min(terms.pace_until),
+                    why: Why::Paced,
+                });
+            }
+        }
         Ok(pass)
+    }
+
+    /// The narrowest scope of a key of which anything is remembered.
+    fn narrowest(&self, key: Option<Key>) -> Arc<Scoped> {
+        key.and_then(|key| self.keyed.get(key, || self.now()))
+            .unwrap_or_else(|| Arc::clone(&self.whole))
     }
 }
 
@@ -280,17 +381,10 @@ impl Chain {
     }
 
     /// The limit in force that lasts the longest.
-    fn in_force(&self, now: Micros) -> Option<Blocked> {
+    fn in_force(&self, now: Micros) -> Option<Limit> {
         self.iter()
-            .filter_map(|scoped| {
-                let limit = scoped.state.in_force(now)?;
-                Some(Blocked {
-                    by: Arc::clone(scoped),
-                    at: limit.until,
-                    limit,
-                })
-            })
-            .max_by_key(|blocked| blocked.at)
+            .filter_map(|scoped| scoped.state.in_force(now))
+            .max_by_key(|limit| limit.until)
     }
 }
 

@@ -2,12 +2,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Notify, Semaphore};
 
-use crate::state::{Micros, State};
+use crate::{
+    reserve::Level,
+    state::{Micros, State},
+};
 
 /// One scope of a target: its memory and the line of those that wait for it.
 #[derive(Debug)]
 pub(crate) struct Scoped {
     pub(crate) state: State,
+    pub(crate) level: Level,
     /// Held by the first in line; the others queue for it in order of arrival. It guards nothing
     /// but the order, and no lock of the service behind is involved.
     pub(crate) turnstile: Semaphore,
@@ -25,6 +29,7 @@ impl Scoped {
     pub(crate) fn new() -> Self {
         Self {
             state: State::new(),
+            level: Level::default(),
             turnstile: Semaphore::new(1),
             changed: Notify::new(),
             waiting: AtomicU64::new(0),
@@ -34,6 +39,7 @@ impl Scoped {
 
     pub(crate) fn reset(&self) {
         self.state.reset();
+        self.level.reset();
         self.changed.notify_waiters();
     }
 

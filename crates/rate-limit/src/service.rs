@@ -4,19 +4,21 @@ use std::{
     mem,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
-use backstop_core::{BoxError, Classify, Deadline, Http, Observer, Requests, Responses};
+use backstop_core::{Attempt, BoxError, Classify, Deadline, Http, Observer, Requests, Responses};
+use http::Extensions;
 use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::{
-    KeyOf, OneKey,
+    BytesPerToken, EstimateTokens, Key, KeyOf, OneKey,
     body::ResponseBody,
     future::{Asked, Held, ResponseFuture},
     layer::Shared,
-    memory::Memory,
-    state::{Micros, micros},
+    memory::Terms,
+    state::micros,
 };
 
 /// The service of a [`RateLimitLayer`](crate::RateLimitLayer).
@@ -31,11 +33,12 @@ use crate::{
 /// was made ready gives that readiness back by dropping the instance for a fresh clone.
 ///
 /// So it never fails in `poll_ready` because of a limit, and a clone of it has no readiness.
-pub struct RateLimit<S, C, P = Http, K = OneKey, O = ()> {
+pub struct RateLimit<S, C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
     inner: S,
     readiness: Readiness,
     shared: Arc<Shared<C, O>>,
     key: K,
+    estimate: E,
     protocol: PhantomData<fn() -> P>,
 }
 
@@ -50,13 +53,14 @@ enum Readiness {
     Local,
 }
 
-impl<S, C, P, K, O> RateLimit<S, C, P, K, O> {
-    pub(crate) const fn new(inner: S, shared: Arc<Shared<C, O>>, key: K) -> Self {
+impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
+    pub(crate) const fn new(inner: S, shared: Arc<Shared<C, O>>, key: K, estimate: E) -> Self {
         Self {
             inner,
             readiness: Readiness::Unknown,
             shared,
             key,
+            estimate,
             protocol: PhantomData,
         }
     }
@@ -77,28 +81,31 @@ impl<S, C, P, K, O> RateLimit<S, C, P, K, O> {
     }
 }
 
-impl<S: Clone, C, P, K: Clone, O> Clone for RateLimit<S, C, P, K, O> {
+impl<S: Clone, C, P, K: Clone, E: Clone, O> Clone for RateLimit<S, C, P, K, E, O> {
     fn clone(&self) -> Self {
         Self::new(
             self.inner.clone(),
             Arc::clone(&self.shared),
             self.key.clone(),
+            self.estimate.clone(),
         )
     }
 }
 
-impl<Req, S, C, P, K, O> Service<Req> for RateLimit<S, C, P, K, O>
+impl<Req, S, C, P, K, E, O> Service<Req> for RateLimit<S, C, P, K, E, O>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
     C: Classify<Req, S::Response>,
     P: Requests<Req> + Responses<S::Response>,
     K: KeyOf<Req>,
+    E: EstimateTokens<Req>,
     O: Observer,
 {
     type Response = P::With<ResponseBody<P::Body, C::Stream, O>>;
     type Error = BoxError;
     type Future = ResponseFuture<S, Req, C, P, O>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // Once ready, always ready until called.
         if self.readiness == Readiness::Local {
@@ -115,66 +122,124 @@ where
         ready
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let readiness = mem::replace(&mut self.readiness, Readiness::Unknown);
         let memory = &self.shared.memory;
         let key = self.key.key_of(&request);
-        let asked = |request: &Req, sent| Asked {
-            shared: Arc::clone(&self.shared),
-            call: self.shared.classify.on_request(request),
-            key,
-            sent,
-        };
-        if memory.scopes.is_open(key) && readiness == Readiness::Inner {
-            let asked = asked(&request, None);
-            return ResponseFuture::calling(asked, self.inner.call(request));
-        }
-        match memory.admit(key) {
-            Ok(pass) if readiness == Readiness::Inner => {
-                let asked = asked(&request, memory.send(pass));
-                ResponseFuture::calling(asked, self.inner.call(request))
-            }
-            Ok(pass) => {
-                let asked = asked(&request, None);
-                let give_up = give_up::<P, _, _>(memory, &request);
-                let held = Held::admitted(self.inner.clone(), request, give_up, pass);
-                ResponseFuture::holding(asked, held)
-            }
-            Err(blocked) => {
-                let asked = asked(&request, None);
-                let give_up = give_up::<P, _, _>(memory, &request);
-                let future = match asked.wait(give_up, blocked) {
-                    Ok(waiting) => {
-                        let held = Held::waiting(self.inner.clone(), request, give_up, waiting);
-                        ResponseFuture::holding(asked, held)
-                    }
-                    Err(failure) => ResponseFuture::refused(asked, failure),
-                };
-                // What the inner service holds for this request is given back.
-                if readiness == Readiness::Inner {
-                    self.inner = self.inner.clone();
-                }
-                future
-            }
+        if readiness == Readiness::Inner
+            && memory.config.shift_below.is_none()
+            && memory.scopes.is_open(key)
+        {
+            let asked = self.asked(&request, key);
+            ResponseFuture::calling(asked, self.inner.call(request))
+        } else {
+            self.call_with_care(request, key, readiness)
         }
     }
 }
 
-/// Until when a request may wait; zero when it may not.
-///
-/// Half of what the deadline leaves stays for the answer.
-fn give_up<P: Requests<Req>, Req, O>(memory: &Memory<O>, request: &Req) -> Micros {
-    let Some(longest) = memory.config.wait_up_to else {
-        return 0;
-    };
-    let deadline = P::extensions(request).and_then(|extensions| extensions.get::<Deadline>());
-    let allowed = deadline.map_or(longest, |deadline| {
-        longest.min(deadline.remaining(Instant::now().into_std()) / 2)
-    });
-    memory.scopes.now().saturating_add(micros(allowed))
+impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
+    /// Calls when something is remembered, or a reserve is kept.
+    #[cold]
+    fn call_with_care<Req>(
+        &mut self,
+        request: Req,
+        key: Option<Key>,
+        readiness: Readiness,
+    ) -> ResponseFuture<S, Req, C, P, O>
+    where
+        S: Service<Req, Error: Into<BoxError>> + Clone,
+        C: Classify<Req, S::Response>,
+        P: Requests<Req> + Responses<S::Response>,
+        E: EstimateTokens<Req>,
+        O: Observer,
+    {
+        let memory = &self.shared.memory;
+        let terms = self.terms(&request, key);
+        let mut asked = self.asked(&request, key);
+        let nearly = memory.nearly(&terms);
+        let refused = if let Some(nearly) = nearly.filter(|_| has_others::<P, _>(&request)) {
+            ResponseFuture::refused(asked, memory.early_answer(&nearly))
+        } else {
+            match memory.admit(&terms) {
+                Ok(pass) if readiness == Readiness::Inner => {
+                    asked.sent = memory.send(pass, &terms);
+                    return ResponseFuture::calling(asked, self.inner.call(request));
+                }
+                Ok(pass) => {
+                    let held = Held::admitted(self.inner.clone(), request, terms, pass);
+                    return ResponseFuture::holding(asked, held);
+                }
+                Err(blocked) => match asked.wait(terms, blocked) {
+                    Ok(waiting) => {
+                        let held = Held::waiting(self.inner.clone(), request, terms, waiting);
+                        ResponseFuture::holding(asked, held)
+                    }
+                    Err(failure) => ResponseFuture::refused(asked, failure),
+                },
+            }
+        };
+        // What the inner service holds for this request is given back.
+        if readiness == Readiness::Inner {
+            self.inner = self.inner.clone();
+        }
+        refused
+    }
+
+    /// What is known of a request before it is sent.
+    #[inline]
+    fn asked<Req>(&self, request: &Req, key: Option<Key>) -> Asked<C, C::Call, O>
+    where
+        S: Service<Req>,
+        C: Classify<Req, S::Response>,
+    {
+        Asked {
+            shared: Arc::clone(&self.shared),
+            call: self.shared.classify.on_request(request),
+            key,
+            sent: None,
+        }
+    }
+
+    /// On which terms a request is sent. Half of what its deadline leaves stays for the answer.
+    fn terms<Req>(&self, request: &Req, key: Option<Key>) -> Terms
+    where
+        P: Requests<Req>,
+        E: EstimateTokens<Req>,
+    {
+        let memory = &self.shared.memory;
+        let config = &memory.config;
+        let until = |longest: Option<Duration>| {
+            let Some(longest) = longest else {
+                return 0;
+            };
+            let deadline = P::extensions(request).and_then(Extensions::get::<Deadline>);
+            let allowed = deadline.map_or(longest, |deadline| {
+                longest.min(deadline.remaining(Instant::now().into_std()) / 2)
+            });
+            memory.scopes.now().saturating_add(micros(allowed))
+        };
+        let estimate = config
+            .shift_below
+            .and_then(|_| self.estimate.tokens(request, P::size(request)));
+        Terms {
+            key,
+            estimate: estimate.unwrap_or(0),
+            wait_until: until(config.wait_up_to),
+            pace_until: until(config.pace_up_to),
+        }
+    }
 }
 
-impl<S: fmt::Debug, C, P, K, O> fmt::Debug for RateLimit<S, C, P, K, O> {
+/// Whether another target can take the request.
+fn has_others<P: Requests<Req>, Req>(request: &Req) -> bool {
+    P::extensions(request)
+        .and_then(Extensions::get::<Attempt>)
+        .is_some_and(|attempt| !attempt.is_last)
+}
+
+impl<S: fmt::Debug, C, P, K, E, O> fmt::Debug for RateLimit<S, C, P, K, E, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimit")
             .field("inner", &self.inner)

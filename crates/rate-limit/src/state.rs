@@ -3,7 +3,7 @@
 //! Times are microseconds since the memory's epoch. Everything that must be read together is in one
 //! word, and every change is a compare-and-swap of it. Nothing here reads a clock.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use backstop_core::{Kind, Scope};
 
@@ -11,6 +11,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Microseconds since the memory's epoch.
 pub(crate) type Micros = u64;
+
+/// When a request was sent.
+pub(crate) type Sent = NonZeroU64;
 
 /// The kinds of limit that are remembered apart from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -398,6 +401,11 @@ impl Ramp {
             Self(self.0 + 1)
         }
     }
+}
+
+/// The time at which a request is sent, never zero.
+pub(crate) fn sent_at(now: Micros) -> Sent {
+    NonZeroU64::new(now).unwrap_or(NonZeroU64::MIN)
 }
 
 /// Microseconds of a duration, rounded up.

@@ -8,9 +8,8 @@ use std::{
 use tokio::time::timeout_at;
 
 use crate::{
-    Key,
-    memory::{Blocked, Pass, Scopes},
-    state::Micros,
+    memory::{Blocked, Pass, Rules, Scopes, Terms, Why},
+    state::{Limit, Micros},
 };
 
 /// Waits in line until a request may be sent, or until that is too late.
@@ -22,46 +21,57 @@ use crate::{
 /// # Cancel safety
 ///
 /// Dropping it leaves the line; the next one moves up.
-pub(crate) struct Waiting(Pin<Box<dyn Future<Output = Result<Pass, Blocked>> + Send + Sync>>);
+pub(crate) struct Waiting(Pin<Box<dyn Future<Output = Result<Pass, TooLate>> + Send + Sync>>);
+
+/// A limit does not end in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TooLate {
+    /// When the request's turn would be.
+    pub(crate) at: Micros,
+    pub(crate) limit: Limit,
+}
 
 impl Waiting {
-    /// Waits no longer than until `give_up`.
-    pub(crate) fn new(
-        scopes: Arc<Scopes>,
-        key: Option<Key>,
-        ramp: Micros,
-        give_up: Micros,
-        blocked: Blocked,
-    ) -> Self {
-        Self(Box::pin(wait(scopes, key, ramp, give_up, blocked)))
+    /// Lines up behind what `blocked` the request.
+    pub(crate) fn new(scopes: Arc<Scopes>, terms: Terms, rules: Rules, blocked: Blocked) -> Self {
+        Self(Box::pin(wait(scopes, terms, rules, blocked)))
     }
 }
 
 async fn wait(
     scopes: Arc<Scopes>,
-    key: Option<Key>,
-    ramp: Micros,
-    give_up: Micros,
+    terms: Terms,
+    rules: Rules,
     mut blocked: Blocked,
-) -> Result<Pass, Blocked> {
+) -> Result<Pass, TooLate> {
     loop {
-        if blocked.at > give_up {
-            return Err(blocked);
-        }
+        let until = blocked.patience(&terms)?;
         let scoped = Arc::clone(&blocked.by);
         let _in_line = scoped.line_up();
-        let turnstile = timeout_at(scopes.instant(give_up), scoped.turnstile.acquire());
+        let turnstile = timeout_at(scopes.instant(until), scoped.turnstile.acquire());
         // The semaphore is never closed: an error is that of time.
         let Ok(Ok(_turnstile)) = turnstile.await else {
-            return scopes.admit(key, ramp, true);
+            match scopes.admit(&terms, rules, true) {
+                Ok(pass) => return Ok(pass),
+                Err(Blocked {
+                    at,
+                    why: Why::Limited(limit),
+                    ..
+                }) => return Err(TooLate { at, limit }),
+                // Its time for being paced is over, and with that its place in the line.
+                Err(other) => {
+                    blocked = other;
+                    continue;
+                }
+            }
         };
         loop {
             // Made before looking, so that no change is missed.
             let changed = scoped.changed.notified();
-            match scopes.admit(key, ramp, false) {
+            match scopes.admit(&terms, rules, false) {
                 Ok(pass) => return Ok(pass),
-                Err(now) if now.at > give_up => return Err(now),
                 Err(now) if Arc::ptr_eq(&now.by, &scoped) => {
+                    now.patience(&terms)?;
                     let _ = timeout_at(scopes.instant(now.at), changed).await;
                 }
                 // Another scope keeps it: let those behind pass and join the other line.
@@ -74,8 +84,21 @@ async fn wait(
     }
 }
 
+impl Blocked {
+    /// Until when to wait for it.
+    pub(crate) fn patience(&self, terms: &Terms) -> Result<Micros, TooLate> {
+        match self.why {
+            Why::Limited(limit) if self.at > terms.wait_until => {
+                Err(TooLate { at: self.at, limit })
+            }
+            Why::Limited(_) => Ok(terms.wait_until),
+            Why::Paced => Ok(terms.pace_until),
+        }
+    }
+}
+
 impl Future for Waiting {
-    type Output = Result<Pass, Blocked>;
+    type Output = Result<Pass, TooLate>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx)

@@ -2,20 +2,35 @@
 
 use std::time::Duration;
 
-use crate::support::{Body, Log, Model, TestClassify, TestStream, refusal, request, success};
-use backstop_core::{BoxError, HintSource, Http, Kind, Outcome, outcome_of};
-use backstop_rate_limit::{OneKey, RateLimit, RateLimitLayer, ResponseBody};
-use futures_util::future::join_all;
-use http::{Request, Response};
-use http_body_util::BodyExt;
-use tokio::time::{Instant, advance};
+use backstop_core::{BoxError, HintSource, Http, Kind, Observer, Outcome, Scope, outcome_of};
+use backstop_rate_limit::{
+    BytesPerToken, Key, OneKey, RateLimit, RateLimitLayer, ResponseBody, Waits,
+};
+use futures_util::{StreamExt, future::join_all, stream};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, ServiceExt};
 use tower_service::Service;
 
+use crate::support::{Body, Log, Model, TestClassify, TestStream, refusal, request, success};
+
 type Answer<O = ()> = Result<Response<ResponseBody<Body, TestStream, O>>, BoxError>;
 
-fn local(answer: Answer<impl backstop_core::Observer>) -> Outcome {
+fn local(answer: Answer<impl Observer>) -> Outcome {
     outcome_of(&*answer.expect_err("answered locally"))
+}
+
+fn seconds(outcome: &Outcome) -> u64 {
+    let hint = outcome.retry_after().expect("an honest wait");
+    assert_eq!(hint.source, HintSource::Local);
+    hint.delay.as_secs()
+}
+
+fn stream_of(frames: Vec<Frame<bytes::Bytes>>) -> Response<Body> {
+    let frames = stream::iter(frames.into_iter().map(Ok));
+    Response::new(StreamBody::new(frames).boxed_unsync())
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,9 +55,7 @@ async fn a_refusal_is_passed_on_with_its_verdict_and_the_next_request_is_answere
     let readied = model.readied();
     let outcome = local(service.clone().oneshot(request()).await);
     assert_eq!(outcome.kind(), Kind::Throttled);
-    let wait = outcome.retry_after().expect("an honest wait");
-    assert_eq!(wait.delay, Duration::from_secs(4));
-    assert_eq!(wait.source, HintSource::Local);
+    assert_eq!(seconds(&outcome), 4);
     assert_eq!(model.asked(), 1);
     assert_eq!(
         model.readied(),
@@ -51,11 +64,7 @@ async fn a_refusal_is_passed_on_with_its_verdict_and_the_next_request_is_answere
     );
 
     advance(Duration::from_secs(4)).await;
-    let answer = service
-        .clone()
-        .oneshot(request())
-        .await
-        .expect("let through");
+    let answer = service.oneshot(request()).await.expect("let through");
     assert_eq!(answer.status(), 200);
     assert_eq!(
         log.events(),
@@ -82,22 +91,21 @@ async fn nobody_is_early_in_a_storm_and_the_return_is_a_ramp() {
     let start = Instant::now();
     service.clone().oneshot(request()).await.expect("refused");
 
-    let caller = |mut service: RateLimit<Model, TestClassify, Http, OneKey, Log>| async move {
+    let caller = |mut service: RateLimit<Model, TestClassify, Http, OneKey, BytesPerToken, Log>| async move {
         loop {
-            let ready = ServiceExt::<Request<Body>>::ready(&mut service).await;
+            let ready = service.ready().await;
             match ready.expect("never fails").call(request()).await {
                 Ok(answer) => return assert_eq!(answer.status(), 200),
                 Err(error) => {
                     let hint = outcome_of(&*error).retry_after().expect("a wait");
                     assert!(hint.delay <= Duration::from_secs(20), "{hint:?}");
                     // As a client does that reads whole seconds.
-                    tokio::time::sleep(Duration::from_secs(hint.delay.as_secs() + 1)).await;
+                    sleep(Duration::from_secs(hint.delay.as_secs() + 1)).await;
                 }
             }
         }
     };
-    let done = join_all((0..1_000).map(|_| caller(service.clone()))).await;
-    assert_eq!(done.len(), 1_000);
+    join_all((0..1_000).map(|_| caller(service.clone()))).await;
     assert_eq!(log.count("released"), 1);
 
     let asked: Vec<Duration> = model.asked_at()[1..]
@@ -118,4 +126,303 @@ async fn nobody_is_early_in_a_storm_and_the_return_is_a_ramp() {
     }
     let last = *asked.last().expect("a thousand");
     assert!(last <= until + Duration::from_secs(11), "stalled: {last:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_under_way_together_make_one_incident() {
+    // All are sent before the first refusal; their hints differ.
+    let model = Model::new(|index| refusal(Some([7, 2, 9, 3][index % 4]), "slow"));
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let mut services = Vec::new();
+    for _ in 0..4 {
+        let mut service = layer.layer(model.clone());
+        service.ready().await.expect("ready");
+        services.push(service.call(request()));
+    }
+    for refused in join_all(services).await {
+        assert_eq!(refused.expect("passed on").status(), 429);
+    }
+    let remaining = handle.remaining(None).expect("limited");
+    assert_eq!(remaining, Duration::from_secs(9), "the longest given");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_hint_there_is_a_back_off_that_a_success_ends() {
+    let model = Model::new(|index| match index {
+        4 => success(),
+        _ => refusal(None, "busy"),
+    });
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let service = layer.layer(model.clone());
+    for expected in [1, 2, 4, 8] {
+        let refused = service.clone().oneshot(request()).await.expect("sent");
+        assert_eq!(refused.status(), 429);
+        let remaining = handle.remaining(None).expect("limited");
+        assert_eq!(remaining, Duration::from_secs(expected));
+        assert_eq!(handle.limits()[0].kind, Kind::Overloaded);
+        advance(remaining).await;
+    }
+    let answer = service.clone().oneshot(request()).await.expect("sent");
+    // The success is that of the whole answer.
+    answer.into_body().collect().await.expect("whole");
+    advance(Duration::from_secs(1)).await;
+    let refused = service.oneshot(request()).await.expect("sent");
+    assert_eq!(refused.status(), 429);
+    assert_eq!(handle.remaining(None), Some(Duration::from_secs(1)));
+    assert_eq!(model.asked(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_outlasts_a_rate_limit_and_ends_by_an_operators_word() {
+    let model = Model::script([refusal(Some(3_600), "quota"), success()]);
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let handle = layer.handle();
+    let service = layer.layer(model);
+    service.clone().oneshot(request()).await.expect("sent");
+    advance(Duration::from_secs(3_599)).await;
+    let outcome = local(service.clone().oneshot(request()).await);
+    assert_eq!(outcome.kind(), Kind::QuotaExhausted);
+    assert_eq!(outcome.scope(), Scope::Account);
+    handle.reset();
+    let answer = service.oneshot(request()).await.expect("let through");
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn server_given_waits_are_floored_and_capped() {
+    for (given, observed) in [
+        (0, 500),
+        (1, 1_000),
+        (60, 60_000),
+        (3_000_000, 60_000),
+        (u64::MAX, 60_000),
+    ] {
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let handle = layer.handle();
+        let service = layer.layer(Model::script([refusal(Some(given), "slow")]));
+        service.oneshot(request()).await.expect("sent");
+        let remaining = handle.remaining(None).expect("limited").as_millis();
+        let lengthened = (observed + observed / 10).min(60_000);
+        assert!(
+            (observed..=lengthened).contains(&remaining),
+            "{given}: {remaining}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_concerns_one_request_benches_nothing() {
+    for text in ["large", "minute"] {
+        let model = Model::script([refusal(Some(7), text)]);
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let service = layer.layer(model.clone());
+        let refused = service.clone().oneshot(request()).await.expect("sent");
+        assert_eq!(refused.status(), 429);
+        service.oneshot(request()).await.expect("sent as well");
+        assert_eq!(model.asked(), 2);
+        assert!(layer.handle().limits().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_target_is_not_affected() {
+    let model = Model::script([refusal(Some(7), "slow")]);
+    let one = RateLimitLayer::new("one", TestClassify).layer(model.clone());
+    let other = RateLimitLayer::new("other", TestClassify).layer(model.clone());
+    one.clone().oneshot(request()).await.expect("sent");
+    local(one.oneshot(request()).await);
+    other.oneshot(request()).await.expect("sent");
+    assert_eq!(model.asked(), 2);
+}
+
+fn key(request: &Request<Body>) -> Option<Key> {
+    let header = |name| Some(request.headers().get(name)?.as_bytes());
+    Some(Key::credential(header("x-key")?).with_model(header("x-model")?))
+}
+
+fn from(key: &'static str, model: &'static str) -> Request<Body> {
+    let mut request = request();
+    let headers = request.headers_mut();
+    headers.insert("x-key", http::HeaderValue::from_static(key));
+    headers.insert("x-model", http::HeaderValue::from_static(model));
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_scope_of_a_refusal_says_which_keys_are_limited() {
+    // What is limited besides the refused one: another model, another credential.
+    for (text, other_model, other_key) in [
+        ("slow", false, false),
+        ("key", true, false),
+        ("quota", true, false),
+        ("busy", true, true),
+    ] {
+        let model = Model::script([refusal(Some(7), text)]);
+        let service = RateLimitLayer::builder("a", TestClassify)
+            .key_by(key)
+            .build()
+            .expect("valid")
+            .layer(model.clone());
+        let send = |request| service.clone().oneshot(request);
+        send(from("k1", "m1")).await.expect("sent");
+        assert!(send(from("k1", "m1")).await.is_err(), "{text}");
+        assert_eq!(send(from("k1", "m2")).await.is_err(), other_model, "{text}");
+        assert_eq!(send(from("k2", "m1")).await.is_err(), other_key, "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_bounded_and_the_limited_ones_are_kept() {
+    let model = Model::new(|_| refusal(Some(50), "slow"));
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .key_by(|request: &Request<Body>| Some(Key::model(request.headers().get("x-model")?)))
+        .capacity(64)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let service = layer.layer(model.clone());
+    let send = |model: u32| {
+        let mut request = request();
+        request.headers_mut().insert("x-model", model.into());
+        service.clone().oneshot(request)
+    };
+    for model in 0..10_000 {
+        send(model).await.expect("sent, a key of its own");
+        advance(Duration::from_micros(10)).await;
+    }
+    let limits = handle.limits();
+    assert!((48..=64).contains(&limits.len()), "{}", limits.len());
+    assert!(send(9_999).await.is_err(), "the newest is remembered");
+    handle.reset_key(Key::model(http::HeaderValue::from(9_999_u32)));
+    assert!(send(9_999).await.is_ok(), "forgotten at an operator's word");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_passed_on_at_once_and_teaches_at_its_end() {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("x-limited", http::HeaderValue::from_static("1"));
+    let text = |text: &'static str| Frame::data(bytes::Bytes::from_static(text.as_bytes()));
+    let answers = [
+        vec![text("Hel"), text("slow down")],
+        vec![text("Hello"), Frame::trailers(trailers)],
+    ];
+    for frames in answers {
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let handle = layer.handle();
+        let service = layer.layer(Model::script([stream_of(frames)]));
+        let answer = service.clone().oneshot(request()).await.expect("sent");
+        assert_eq!(answer.status(), 200);
+        assert!(answer.extensions().get::<Outcome>().is_none());
+        assert!(handle.limits().is_empty(), "nothing is known yet");
+        answer.into_body().collect().await.expect("told by itself");
+        assert_eq!(handle.limits().len(), 1);
+        local(service.oneshot(request()).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_body_that_stalls_is_passed_on_and_still_heard() {
+    let late = stream::iter([Ok(Frame::data("slow".into()))])
+        .chain(stream::once(async {
+            sleep(Duration::from_secs(5)).await;
+            Ok(Frame::data(" down".into()))
+        }))
+        .boxed();
+    let answer = Response::builder()
+        .status(429)
+        .header("retry-after", 30)
+        .body(StreamBody::new(late).boxed_unsync())
+        .expect("valid");
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let handle = layer.handle();
+    let start = Instant::now();
+    let service = layer.layer(Model::script([answer]));
+    let answer = service.oneshot(request()).await.expect("passed on");
+    assert_eq!(Instant::now() - start, Duration::from_secs(1));
+    assert!(answer.extensions().get::<Outcome>().is_none());
+    let body = answer.into_body().collect().await.expect("whole");
+    assert_eq!(body.to_bytes(), "slow down");
+    assert_eq!(handle.limits().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_teaches_nothing() {
+    let model = Model::script([stream_of(vec![Frame::data("Hel".into())])]);
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let service = layer.layer(model);
+    let answer = service.oneshot(request()).await.expect("sent");
+    drop(answer);
+    assert!(layer.handle().limits().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_noticed_between_ready_and_call_holds() {
+    let model = Model::script([refusal(Some(7), "slow")]);
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let mut ready = layer.layer(model.clone());
+    ready.ready().await.expect("ready");
+    let other = layer.layer(model.clone());
+    other.oneshot(request()).await.expect("refused");
+    local(ready.call(request()).await);
+    assert_eq!(model.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_share_what_is_remembered_and_not_readiness() {
+    let model = Model::script([refusal(Some(7), "slow")]);
+    let service = RateLimitLayer::new("a", TestClassify).layer(model.clone());
+    let mut original = service.clone();
+    original.ready().await.expect("ready");
+    let readied = model.readied();
+    let clone = original.clone();
+    clone.oneshot(request()).await.expect("sent");
+    assert_eq!(model.readied(), readied + 1, "the clone asked for itself");
+    local(original.call(request()).await);
+    assert_eq!(model.asked(), 1);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_by_name() {
+    let builder = || RateLimitLayer::builder("a", TestClassify);
+    let second = Duration::from_secs(1);
+    let waits = Waits::THROTTLED;
+    for (field, result) in [
+        (
+            "throttled",
+            builder().throttled(waits.floor(second * 61)).build(),
+        ),
+        (
+            "quota",
+            builder()
+                .quota(waits.backoff(Duration::ZERO, second))
+                .build(),
+        ),
+        (
+            "overloaded",
+            builder()
+                .overloaded(waits.backoff(second, Duration::ZERO))
+                .build(),
+        ),
+        ("jitter", builder().jitter(f64::NAN).build()),
+        ("jitter", builder().jitter(1.5).build()),
+        ("ramp", builder().ramp(second * 61).build()),
+        ("wait_up_to", builder().wait_up_to(Duration::ZERO).build()),
+        ("shift_below", builder().shift_below(f64::NAN).build()),
+        ("shift_below", builder().shift_below(1.0).build()),
+        ("pace_up_to", builder().pace_up_to(second).build()),
+        ("capacity", builder().capacity(0).build()),
+        ("peek_limit", builder().peek(0, second).build()),
+    ] {
+        let error = result.expect_err(field);
+        assert_eq!(error.field(), field);
+        assert!(error.to_string().contains(field));
+    }
 }

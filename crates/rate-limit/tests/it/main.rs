@@ -1,4 +1,7 @@
 //! The rate-limit detector as its users see it.
 
+mod laws;
 mod limits;
+mod reserve;
 mod support;
+mod waiting;

@@ -41,11 +41,11 @@ pub(crate) struct TestStream {
     error: bool,
 }
 
-impl<B> Classify<Request<B>, Response<Body>> for TestClassify {
+impl Classify<Request<Body>, Response<Body>> for TestClassify {
     type Call = ();
     type Stream = TestStream;
 
-    fn on_request(&self, _: &Request<B>) {}
+    fn on_request(&self, _: &Request<Body>) {}
 
     fn on_response(&self, (): &(), response: &Response<Body>) -> Verdict<TestStream> {
         let retry_after = response
@@ -199,7 +199,7 @@ impl Model {
     }
 }
 
-impl<B> Service<Request<B>> for Model {
+impl Service<Request<Body>> for Model {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Ready<Result<Response<Body>, Infallible>>;
@@ -209,7 +209,7 @@ impl<B> Service<Request<B>> for Model {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
         let index = {
             let mut log = self.log.lock().expect("not poisoned");
             log.push(Instant::now());

@@ -1,0 +1,223 @@
+//! Before the refusal: what is left is reported, and spread when there is nowhere else to go.
+
+use std::{sync::Arc, time::Duration};
+
+use backstop_core::{
+    Allowance, Attempt, Dimension, Headroom, Kind, NearlyLimited, Scope, Window, outcome_of,
+};
+use backstop_rate_limit::{BytesPerToken, RateLimitBuilder, RateLimitLayer};
+use futures_util::future::join_all;
+use http::{Request, Response};
+use tokio::time::{Instant, advance};
+use tower::{Layer, ServiceExt};
+
+use crate::support::{Body, Log, Model, TestClassify, request, success, whole};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn left(dimension: Dimension, limit: u64, remaining: u64, reset: Duration) -> Allowance {
+    Allowance {
+        dimension,
+        window: Window::Minute,
+        limit: Some(limit),
+        remaining: Some(remaining),
+        reset: Some(reset),
+    }
+}
+
+fn stating(allowance: Allowance) -> Response<Body> {
+    let mut headroom = Headroom::default();
+    headroom.insert(allowance);
+    let mut response = success();
+    response.extensions_mut().insert(headroom);
+    response
+}
+
+fn requests_left(remaining: u64) -> Response<Body> {
+    stating(left(Dimension::Requests, 100, remaining, 30 * SECOND))
+}
+
+fn tokens_left(remaining: u64) -> Response<Body> {
+    stating(left(Dimension::Tokens, 1_000, remaining, 10 * SECOND))
+}
+
+fn attempt(is_last: bool) -> Request<Body> {
+    let mut request = request();
+    let attempt = Attempt::new(Arc::from("a"), 0, is_last);
+    request.extensions_mut().insert(attempt);
+    request
+}
+
+fn builder(
+    log: &Log,
+) -> RateLimitBuilder<
+    TestClassify,
+    backstop_core::Http,
+    backstop_rate_limit::OneKey,
+    BytesPerToken,
+    Log,
+> {
+    RateLimitLayer::builder("a", TestClassify)
+        .observe(log.clone())
+        .shift_below(0.05)
+}
+
+#[tokio::test(start_paused = true)]
+async fn headroom_and_a_near_limit_ride_on_the_response() {
+    for (remaining, nearly) in [(50, false), (5, false), (4, true), (0, true)] {
+        let log = Log::default();
+        let layer = builder(&log).build().expect("valid");
+        let service = layer.layer(Model::script([requests_left(remaining)]));
+        let answer = service.oneshot(request()).await.expect("sent");
+        let headroom = answer.extensions().get::<Headroom>().expect("attached");
+        assert_eq!(
+            headroom.iter().next().expect("one").remaining,
+            Some(remaining)
+        );
+        let report = answer.extensions().get::<NearlyLimited>();
+        assert_eq!(report.is_some(), nearly, "{remaining}");
+        assert_eq!(log.count("shifted"), usize::from(nearly));
+        if let Some(report) = report {
+            assert_eq!(report.reset, 30 * SECOND);
+            #[expect(clippy::cast_precision_loss, reason = "small")]
+            let share = remaining as f64 / 100.0;
+            assert!((report.share - share).abs() < 1e-9);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_reserve_nothing_is_reported() {
+    let service = RateLimitLayer::new("a", TestClassify).layer(Model::script([requests_left(0)]));
+    let answer = service.clone().oneshot(request()).await.expect("sent");
+    assert!(answer.extensions().get::<Headroom>().is_some());
+    assert!(answer.extensions().get::<NearlyLimited>().is_none());
+    assert!(service.oneshot(attempt(false)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_somewhere_else_to_go_is_sent_there_and_nobody_is_refused() {
+    let (log, model) = (Log::default(), Model::script([requests_left(3)]));
+    let layer = builder(&log).build().expect("valid");
+    let service = layer.layer(model.clone());
+    let send = |request| service.clone().oneshot(request);
+    send(request()).await.expect("sent");
+
+    let error = send(attempt(false)).await.expect_err("elsewhere");
+    let outcome = outcome_of(&*error);
+    assert_eq!(outcome.kind(), Kind::Throttled);
+    assert_eq!(outcome.scope(), Scope::Request, "benches nothing");
+    assert!(outcome.may_fail_over());
+    assert_eq!(model.asked(), 1);
+    assert!(layer.handle().limits().is_empty());
+
+    for request in [request(), attempt(true)] {
+        send(request).await.expect("it is the only target");
+    }
+    advance(30 * SECOND).await;
+    assert!(send(attempt(false)).await.is_ok(), "it is full again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_only_target_is_paced() {
+    // Three requests for thirty seconds: one every ten.
+    let (log, model) = (Log::default(), Model::script([requests_left(3)]));
+    let service = builder(&log)
+        .pace_up_to(60 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(model.clone());
+    let start = Instant::now();
+    service.clone().oneshot(request()).await.expect("sent");
+    let calls = (0..6).map(|_| service.clone().oneshot(request()));
+    for answer in join_all(calls).await {
+        assert_eq!(answer.expect("never refused").status(), 200);
+    }
+    let at: Vec<u64> = model.asked_at()[1..]
+        .iter()
+        .map(|at| (*at - start).as_secs())
+        .collect();
+    assert_eq!(
+        at,
+        [0, 10, 20, 30, 30, 30],
+        "and no longer than to the reset"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn pacing_ends_at_its_limit_and_then_the_request_is_sent() {
+    let (log, model) = (Log::default(), Model::script([requests_left(1)]));
+    let service = builder(&log)
+        .pace_up_to(5 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(model.clone());
+    let start = Instant::now();
+    for _ in 0..3 {
+        service.clone().oneshot(request()).await.expect("sent");
+    }
+    let at: Vec<u64> = model
+        .asked_at()
+        .iter()
+        .map(|at| (*at - start).as_secs())
+        .collect();
+    assert_eq!(at, [0, 0, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_costs_more_than_is_left_waits_for_the_tokens() {
+    // 400 of 1,000 tokens are left, and the other 600 come back within ten seconds.
+    let (log, model) = (Log::default(), Model::script([tokens_left(400)]));
+    let layer = builder(&log)
+        .pace_up_to(60 * SECOND)
+        .build()
+        .expect("valid");
+    let service = layer.layer(model.clone());
+    service.clone().oneshot(request()).await.expect("sent");
+
+    let large = |bytes: usize, mut request: Request<Body>| {
+        *request.body_mut() = whole(vec![b'x'; bytes]);
+        request
+    };
+    let elsewhere = service.clone().oneshot(large(2_800, attempt(false))).await;
+    assert!(elsewhere.is_err(), "700 tokens are not there");
+    let start = Instant::now();
+    let small = service.clone().oneshot(large(1_200, attempt(false)));
+    assert!(small.await.is_ok(), "300 tokens are there");
+    assert_eq!(Instant::now(), start);
+    // 100 are left: 400 more are there after 400/900 of the time.
+    let paced = service.clone().oneshot(large(2_000, request())).await;
+    assert!(paced.is_ok());
+    let waited = (Instant::now() - start).as_millis();
+    assert!((4_400..4_500).contains(&waited), "{waited}");
+    let never = service.oneshot(large(40_000, attempt(false))).await;
+    assert!(
+        never.is_ok(),
+        "10,000 never fit: that is the provider's to say"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_estimate_can_be_replaced() {
+    let model = Model::script([tokens_left(400)]);
+    let service = RateLimitLayer::builder("a", TestClassify)
+        .shift_below(0.0)
+        .estimate_by(|request: &Request<Body>, _: Option<u64>| {
+            request
+                .headers()
+                .get("x-tokens")?
+                .to_str()
+                .ok()?
+                .parse()
+                .ok()
+        })
+        .build()
+        .expect("valid")
+        .layer(model);
+    service.clone().oneshot(request()).await.expect("sent");
+    for (tokens, fits) in [(700, false), (399, true)] {
+        let mut request = attempt(false);
+        request.headers_mut().insert("x-tokens", tokens.into());
+        assert_eq!(service.clone().oneshot(request).await.is_ok(), fits);
+    }
+}
