@@ -1,1 +1,106 @@
-//! A fallback model for tower services: timeout classifier, rate-limit detector, failover, cached-response fallback.
+//! A fallback model for tower services that speak to language models.
+//!
+//! When the primary model fails, is slow, hits a limit or goes away, another model answers; when none
+//! can, a complete earlier answer or a simplified one does. Each layer is a crate of its own, useful
+//! alone, re-exported here under the name of its feature:
+//!
+//! | module | layer | what it does |
+//! |---|---|---|
+//! | [`timeout`] | [`TimeoutLayer`](timeout::TimeoutLayer) | names and enforces each phase in which a model can be slow |
+//! | [`rate_limit`] | [`RateLimitLayer`](rate_limit::RateLimitLayer) | notices a limit, remembers it, answers until it is over |
+//! | [`failover`] | [`FailoverLayer`](failover::FailoverLayer), [`Failover`](failover::Failover) | asks the next target until one begins to answer |
+//! | `cache` | `CachedFallbackLayer` | answers from the store, or with the operator's text, when none can |
+//! | [`wire`] | [`AnswerLayer`](wire::answer::AnswerLayer) | what providers put on the wire: outcomes, streams, error answers |
+//! | `redis` | | state shared by replicas |
+//! | [`core`] | [`RetargetLayer`](core::RetargetLayer) | the vocabulary that all of them share |
+//!
+//! # A stack
+//!
+//! Limits of time and of rate belong to a target, the deadline to the call. From the outside in:
+//!
+//! ```text
+//! AnswerLayer ─ CachedFallbackLayer ─ Failover ─┬─ RetargetLayer ─ RateLimitLayer ─ TimeoutLayer ─ model A
+//!                                               └─ RetargetLayer ─ RateLimitLayer ─ TimeoutLayer ─ model B
+//! ```
+//!
+//! ```
+//! use std::{convert::Infallible, time::Duration};
+//!
+//! use backstop::{
+//!     core::{Mode, Served, body::Replayable},
+//!     failover::{Failover, Target},
+//!     rate_limit::RateLimitLayer,
+//!     timeout::{Limits, TimeoutLayer},
+//!     wire::{ClassifyHttp, Dialect, answer::AnswerLayer},
+//! };
+//! use bytes::Bytes;
+//! use http::{Request, Response, header::CONTENT_TYPE};
+//! use http_body_util::Full;
+//! use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! // Two models. The first takes the request and says nothing.
+//! let silent = service_fn(|_: Request<Replayable<Full<Bytes>>>| {
+//!     std::future::pending::<Result<Response<Full<Bytes>>, Infallible>>()
+//! });
+//! let healthy = service_fn(async |_: Request<Replayable<Full<Bytes>>>| {
+//!     let answer = r#"{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}"#;
+//!     let response = Response::builder().header(CONTENT_TYPE, "application/json");
+//!     Ok::<_, Infallible>(response.body(Full::new(Bytes::from(answer))).expect("is valid"))
+//! });
+//!
+//! let classify = ClassifyHttp::new(Dialect::OpenAiChat);
+//! let limits = Limits::default().headers(Duration::from_secs(10));
+//! let timeout = TimeoutLayer::new(limits)?.classify(classify.clone());
+//! let primary = ServiceBuilder::new()
+//!     .layer(RateLimitLayer::new("primary", classify.clone()))
+//!     .layer(timeout.clone())
+//!     .service(silent);
+//! let backup = ServiceBuilder::new()
+//!     .layer(RateLimitLayer::new("backup", classify.clone()))
+//!     .layer(timeout)
+//!     .service(healthy);
+//!
+//! let chat = ServiceBuilder::new()
+//!     // Errors become answers in the caller's dialect.
+//!     .layer(AnswerLayer::new(Dialect::OpenAiChat))
+//!     .service(Failover::builder(classify).deadline(Duration::from_secs(60)).build(vec![
+//!         Target::new("primary", BoxCloneSyncService::new(primary)),
+//!         Target::new("backup", BoxCloneSyncService::new(backup)),
+//!     ])?);
+//!
+//! let question = r#"{"model":"chat","messages":[{"role":"user","content":"Hello?"}]}"#;
+//! let request = Request::post("/v1/chat/completions").body(Full::new(Bytes::from(question)))?;
+//! let response = chat.oneshot(request).await?;
+//! let served = response.extensions().get::<Served>().expect("somebody answered");
+//! assert_eq!((&*served.target, served.mode), ("backup", Mode::Failover));
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?
+//! #     .block_on(example())?;
+//! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+//! ```
+//!
+//! # Features
+//!
+//! `timeout`, `rate-limit`, `failover` and `wire` are on by default; `cache` and `redis` are off,
+//! because a cache is to be asked for.
+
+#[cfg(feature = "cache")]
+pub use backstop_cache as cache;
+pub use backstop_core as core;
+#[cfg(feature = "failover")]
+pub use backstop_failover as failover;
+#[cfg(feature = "rate-limit")]
+pub use backstop_rate_limit as rate_limit;
+#[cfg(feature = "redis")]
+pub use backstop_redis as redis;
+#[cfg(feature = "timeout")]
+pub use backstop_timeout as timeout;
+#[cfg(feature = "wire")]
+pub use backstop_wire as wire;
+
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+mod readme {}

@@ -107,6 +107,16 @@ pub enum Event<'a> {
         /// Why.
         reason: &'static str,
     },
+    /// A request was sent to a target and nothing came back: it may have been processed.
+    PossibleDuplicate {
+        /// The target.
+        target: &'a str,
+    },
+    /// Something was not done because the budget for it is spent.
+    BudgetSpent {
+        /// `retry`, `failover` or `hedge`.
+        on: &'static str,
+    },
     /// A target's health changed.
     HealthChanged {
         /// The target.

@@ -34,6 +34,9 @@ use crate::{
 /// by less than one token in a billion calls; in whole tokens, or hundredths, 0.6 becomes 1.
 const TOKEN: u64 = 1_000_000_000;
 
+/// In nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 /// The bucket of a group of targets. Clones share it.
 ///
 /// A deposit is two atomic operations at most, a withdrawal three; nothing waits.
@@ -149,15 +152,16 @@ impl Budget {
         if full || shared.floor == 0 {
             return;
         }
-        // The share pays for a piece of the floor, so that the two do not add up.
+        // The share pays for a piece of the floor, up to a second ahead, so that the two do not add
+        // up.
         let now = shared.epoch.nanos(now);
         let _ = shared
             .paid_until
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |paid| {
-                let paid_now = if paid == 0 { now } else { paid };
-                let next = paid_now
+                let begin = if paid == 0 { now } else { paid };
+                let next = begin
                     .saturating_add(shared.deposit_time)
-                    .min(now.max(paid));
+                    .min(now.saturating_add(SECOND).max(paid));
                 (next != paid).then_some(next)
             });
     }

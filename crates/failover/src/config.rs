@@ -2,7 +2,13 @@ use std::{collections::HashSet, fmt, marker::PhantomData, sync::Arc, time::Durat
 
 use backstop_core::{CarryExtensions, Http, body::DEFAULT_PEEK_LIMIT};
 
-use crate::{ConfigError, Failover, FailoverLayer, Reserve, Target, report::State};
+use crate::{
+    ConfigError, Failover, FailoverLayer, Hedge, Reserve, Retry, Target,
+    budget::{Budget, BudgetConfig},
+    health::{Health, HealthConfig, LastResort},
+    plan::{MAX_TARGETS, Ordered, Plan},
+    state::{Shared, State, TargetState},
+};
 
 /// How large a request may be to be kept for further attempts, unless told otherwise: 16 MiB.
 ///
@@ -46,14 +52,24 @@ pub struct FailoverBuilder<C, P = Http, O = ()> {
     protocol: PhantomData<fn() -> P>,
 }
 
+type MakePlan = Arc<dyn Fn() -> Result<Box<dyn Plan>, ConfigError> + Send + Sync>;
+
 /// The settings that hold for all calls.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Config {
     pub(crate) deadline: Option<Duration>,
     pub(crate) reserve: Reserve,
     pub(crate) replay_limit: usize,
     pub(crate) peek_limit: usize,
     pub(crate) carry: CarryExtensions,
+    pub(crate) plan: Option<MakePlan>,
+    pub(crate) health: HealthConfig,
+    pub(crate) last_resort: LastResort,
+    pub(crate) budget: Option<Budget>,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) hedge: Option<Hedge>,
+    pub(crate) exercise: Option<f64>,
+    pub(crate) at_most_once: bool,
 }
 
 // === impl FailoverBuilder ===
@@ -146,43 +162,143 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
         self
     }
 
+    /// Decides the order of the targets for each call, with a plan that `make` makes for each
+    /// failover that is built. The default is their [order](crate::plan::Ordered) in the list.
+    #[must_use]
+    pub fn plan<Pl: Plan>(
+        mut self,
+        make: impl Fn() -> Result<Pl, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.plan = Some(Arc::new(move || Ok(Box::new(make()?) as Box<dyn Plan>)));
+        self
+    }
+
+    /// Says when targets are left alone and how they come back, but for those that bring a
+    /// [`Health`] of their own.
+    #[must_use]
+    pub const fn health(mut self, health: HealthConfig) -> Self {
+        self.config.health = health;
+        self
+    }
+
+    /// Says what to do when no target may be asked.
+    #[must_use]
+    pub const fn last_resort(mut self, last_resort: LastResort) -> Self {
+        self.config.last_resort = last_resort;
+        self
+    }
+
+    /// Pays for everything beyond the first attempt of a call from this budget, which may be shared
+    /// with others. The default is one of its own, with the defaults of
+    /// [`BudgetConfig`].
+    #[must_use]
+    pub fn budget(mut self, budget: Budget) -> Self {
+        self.config.budget = Some(budget);
+        self
+    }
+
+    /// Asks the same target again where that makes sense. Off by default: another model is there to
+    /// answer at once.
+    #[must_use]
+    pub const fn retry(mut self, retry: Retry) -> Self {
+        self.config.retry = Some(retry);
+        self
+    }
+
+    /// Asks the next target while one is late. Off by default: it costs tokens.
+    #[must_use]
+    pub const fn hedge(mut self, hedge: Hedge) -> Self {
+        self.config.hedge = Some(hedge);
+        self
+    }
+
+    /// Sends this share of the calls to each backup first, so that it is known to work before it is
+    /// needed. Off by default. 0.01 is a good value; it must leave the primary at least half.
+    #[must_use]
+    pub const fn exercise(mut self, share: f64) -> Self {
+        self.config.exercise = Some(share);
+        self
+    }
+
+    /// Never sends a request again that may have been processed: one that was sent, and of which
+    /// nothing came back. Off by default, since a lost answer is what failover is for.
+    #[must_use]
+    pub const fn at_most_once(mut self, at_most_once: bool) -> Self {
+        self.config.at_most_once = at_most_once;
+        self
+    }
+
     /// A failover over `targets`, in this order.
     ///
     /// # Errors
     ///
     /// When there is no target, when two have the same name, or when a setting cannot work.
     pub fn build<S>(self, targets: Vec<Target<S>>) -> Result<Failover<S, C, P, O>, ConfigError> {
-        self.config.validate()?;
-        if targets.is_empty() {
-            return Err(ConfigError::new("targets", "at least one"));
-        }
+        ConfigError::ensure(
+            (1..=MAX_TARGETS).contains(&targets.len()),
+            "targets",
+            "from 1 to 32",
+        )?;
         let mut names = HashSet::new();
-        if !targets.iter().all(|target| names.insert(target.name())) {
-            return Err(ConfigError::new("targets", "names that differ"));
-        }
-        Ok(self.assemble(targets))
+        ConfigError::ensure(
+            targets.iter().all(|target| names.insert(target.name())),
+            "targets",
+            "names that differ",
+        )?;
+        self.assemble(targets)
     }
 
     /// A layer whose primary is the service that it is put on.
     ///
     /// # Errors
     ///
-    /// When a setting cannot work.
+    /// When a setting cannot work. Whether the plan fits the targets shows when the layer is put
+    /// on a service.
     pub fn layer<R, Res>(self) -> Result<FailoverLayer<R, Res, C, P, O>, ConfigError> {
-        self.config.validate()?;
+        self.config.validate(2)?;
         Ok(FailoverLayer::of(self))
     }
 
-    pub(crate) fn assemble<S>(self, targets: Vec<Target<S>>) -> Failover<S, C, P, O> {
-        let (services, about): (Vec<S>, Vec<_>) = targets
-            .into_iter()
-            .map(|target| (target.service, target.about))
-            .unzip();
+    /// Fails only for settings that [`Config::validate`] refuses, and when the plan does not fit the
+    /// targets.
+    pub(crate) fn assemble<S>(
+        self,
+        targets: Vec<Target<S>>,
+    ) -> Result<Failover<S, C, P, O>, ConfigError> {
+        self.config.validate(targets.len())?;
+        let mut services = Vec::with_capacity(targets.len());
+        let mut states = Vec::with_capacity(targets.len());
+        for Target { service, about } in targets {
+            let health = match &about.health {
+                Some(health) => health.clone(),
+                None => Health::new(self.config.health)?,
+            };
+            services.push(service);
+            states.push(TargetState::new(about, health));
+        }
+        let budget = match &self.config.budget {
+            Some(budget) => budget.clone(),
+            None => Budget::new(BudgetConfig::default())?,
+        };
+        let mut plan = match &self.config.plan {
+            Some(make) => make()?,
+            None => Box::new(Ordered),
+        };
+        let names: Vec<_> = states
+            .iter()
+            .map(|state: &TargetState| Arc::clone(&state.about.name))
+            .collect();
+        plan.bind(&names)?;
         let state = Arc::new(State {
-            targets: about.into(),
+            shared: Arc::new(Shared::new(states.into(), budget, plan)),
             observer: self.observer,
         });
-        Failover::of(services.into(), self.classify, self.config, state)
+        Ok(Failover::of(
+            services.into(),
+            self.classify,
+            self.config,
+            state,
+        ))
     }
 }
 
@@ -208,14 +324,42 @@ impl<C, P, O> fmt::Debug for FailoverBuilder<C, P, O> {
 // === impl Config ===
 
 impl Config {
-    fn validate(&self) -> Result<(), ConfigError> {
-        if self.deadline == Some(Duration::ZERO) {
-            return Err(ConfigError::new("deadline", "more than no time"));
+    fn validate(&self, targets: usize) -> Result<(), ConfigError> {
+        ConfigError::ensure(
+            self.deadline != Some(Duration::ZERO),
+            "deadline",
+            "more than no time",
+        )?;
+        ConfigError::ensure(self.peek_limit > 0, "peek_limit", "at least one byte")?;
+        Health::new(self.health)?;
+        if let Some(retry) = &self.retry {
+            retry.validate()?;
         }
-        if self.peek_limit == 0 {
-            return Err(ConfigError::new("peek_limit", "at least one byte"));
+        if let Some(share) = self.exercise {
+            #[expect(clippy::cast_precision_loss, reason = "a handful of targets")]
+            let backups = targets.saturating_sub(1) as f64;
+            ConfigError::ensure(
+                share > 0.0 && share * backups.max(1.0) <= 0.5,
+                "exercise",
+                "a share above 0 that leaves the primary at least half",
+            )?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("deadline", &self.deadline)
+            .field("reserve", &self.reserve)
+            .field("replay_limit", &self.replay_limit)
+            .field("peek_limit", &self.peek_limit)
+            .field("retry", &self.retry)
+            .field("hedge", &self.hedge)
+            .field("exercise", &self.exercise)
+            .field("at_most_once", &self.at_most_once)
+            .finish_non_exhaustive()
     }
 }
 
@@ -227,6 +371,14 @@ impl Default for Config {
             replay_limit: DEFAULT_REPLAY_LIMIT,
             peek_limit: DEFAULT_PEEK_LIMIT,
             carry: CarryExtensions::default(),
+            plan: None,
+            health: HealthConfig::default(),
+            last_resort: LastResort::default(),
+            budget: None,
+            retry: None,
+            hedge: None,
+            exercise: None,
+            at_most_once: false,
         }
     }
 }

@@ -38,8 +38,8 @@ pub struct Guards {
 
 /// What one request needs of a target; a typed request extension.
 ///
-/// Failover knows nothing of what a request says. Who does, a layer outside or an [`Inspect`],
-/// states it here.
+/// Failover knows nothing of what a request says but its size. Who does, a layer outside, states
+/// the rest here.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Needs {
     bytes: Option<u64>,
@@ -48,13 +48,6 @@ pub struct Needs {
     vision: bool,
     json_schema: bool,
     max_price_multiple: Option<f64>,
-}
-
-/// Finds out what a request needs. A closure will do; `()` finds out nothing.
-pub trait Inspect<Req: ?Sized>: Send + Sync + 'static {
-    /// What the request needs. A [`Needs`] that the request carries as an extension is looked at
-    /// first, and this is then not called.
-    fn needs(&self, request: &Req) -> Needs;
 }
 
 /// What went wrong for one request so far, with all targets that were asked or skipped.
@@ -298,21 +291,6 @@ impl Needs {
     }
 }
 
-impl<Req: ?Sized, F> Inspect<Req> for F
-where
-    F: Fn(&Req) -> Needs + Send + Sync + 'static,
-{
-    fn needs(&self, request: &Req) -> Needs {
-        self(request)
-    }
-}
-
-impl<Req: ?Sized> Inspect<Req> for () {
-    fn needs(&self, _: &Req) -> Needs {
-        Needs::default()
-    }
-}
-
 // === impl WentWrong ===
 
 impl WentWrong {
@@ -544,15 +522,5 @@ mod tests {
         let mut skipped = WentWrong::default();
         skipped.skipped(SkipReason::ContextWindow);
         assert_eq!(Guards::default().follows(&skipped), Ok(()));
-    }
-
-    #[test]
-    fn a_closure_inspects() {
-        let inspect = |request: &str| Needs::default().bytes(request.len() as u64);
-        assert_eq!(
-            Inspect::<str>::needs(&inspect, "hello").known_bytes(),
-            Some(5)
-        );
-        assert_eq!(Inspect::<str>::needs(&(), "hello"), Needs::default());
     }
 }

@@ -56,7 +56,7 @@ impl<R, Res, C, P, O> FailoverLayer<R, Res, C, P, O> {
     }
 
     /// Adds a target that is asked when those before it did not answer. Names should differ, or
-    /// traces cannot tell who answered.
+    /// traces cannot tell who answered. More than 31 are never asked.
     #[must_use]
     pub fn fallback_target<S>(mut self, target: Target<S>) -> Self
     where
@@ -79,13 +79,23 @@ where
 {
     type Service = Failover<BoxCloneSyncService<R, Res, BoxError>, C, P, O>;
 
+    /// # Panics
+    ///
+    /// When a [plan](FailoverBuilder::plan) was set that does not fit the targets.
     fn layer(&self, primary: S) -> Self::Service {
         let primary = self.primary.clone().map(|()| boxed(primary));
         let targets = [primary]
             .into_iter()
             .chain(self.fallbacks.iter().cloned())
             .collect();
-        self.builder.clone().assemble(targets)
+        #[expect(
+            clippy::expect_used,
+            reason = "the settings were validated when the layer was built; a plan as documented"
+        )]
+        self.builder
+            .clone()
+            .assemble(targets)
+            .expect("the plan fits the targets")
     }
 }
 

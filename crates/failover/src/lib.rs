@@ -41,32 +41,43 @@
 //! ```
 
 pub mod admission;
+mod attempt;
 mod body;
 pub mod budget;
+mod call;
 mod config;
 mod epoch;
 mod error;
 mod future;
 pub mod guards;
+mod handle;
 pub mod health;
+mod hedge;
 mod keep;
 mod layer;
 pub mod plan;
 mod policy;
 mod report;
 mod reserve;
+mod retry;
 mod service;
 mod skip;
+mod state;
 mod sync;
 mod target;
 mod timer;
+mod trace;
 
 pub use body::ResponseBody;
 pub use config::{DEFAULT_REPLAY_LIMIT, DEFAULT_WAIT, FailoverBuilder};
 pub use error::ConfigError;
 pub use future::ResponseFuture;
+pub use handle::{FailoverHandle, Force, TargetStatus};
+pub use hedge::Hedge;
 pub use layer::FailoverLayer;
 pub use reserve::Reserve;
+pub use retry::Retry;
 pub use service::Failover;
 pub use skip::{SkipReason, Skipped};
 pub use target::Target;
+pub use trace::{Candidate, Cause, Considered, Exhausted, Trace, Tried};

@@ -3,16 +3,10 @@ use std::{fmt, sync::Arc};
 use backstop_core::{Event, Observer, Outcome, body::Watch};
 use tokio::time::Instant;
 
-use crate::target::About;
+use crate::{admission::Slot, health::Permit, state::State};
 
-/// What the attempts of all calls share, and whoever reads their bodies.
-pub(crate) struct State<O> {
-    pub(crate) targets: Box<[About]>,
-    pub(crate) observer: O,
-}
-
-/// An attempt under way. It is over when its outcome is reported, or when it is dropped: then the
-/// caller went away.
+/// An attempt under way, until its outcome is reported; if it is dropped, the caller went away or
+/// another attempt was quicker.
 pub(crate) struct Report<O: Observer> {
     /// Gone when the outcome has been reported.
     open: Option<Open<O>>,
@@ -23,22 +17,36 @@ struct Open<O> {
     target: usize,
     index: u32,
     started: Instant,
+    permit: Permit,
+    /// Held until the end, and only for that.
+    _slot: Option<Slot>,
 }
 
 // === impl Report ===
 
 impl<O: Observer> Report<O> {
-    pub(crate) fn start(state: Arc<State<O>>, target: usize, index: u32, started: Instant) -> Self {
+    pub(crate) fn start(
+        state: &Arc<State<O>>,
+        target: usize,
+        index: u32,
+        started: Instant,
+        permit: Permit,
+        slot: Option<Slot>,
+    ) -> Self {
+        let name = state.name(target);
         state.observer.on_event(&Event::AttemptStarted {
-            target: &state.targets[target].name,
+            target: name,
             index,
         });
+        tracing::trace!(name: "backstop.failover.attempt_started", model = %name, index);
         Self {
             open: Some(Open {
-                state,
+                state: Arc::clone(state),
                 target,
                 index,
                 started,
+                permit,
+                _slot: slot,
             }),
         }
     }
@@ -50,12 +58,45 @@ impl<O: Observer> Report<O> {
 
     fn end(&mut self, outcome: &Outcome) {
         let Some(open) = self.open.take() else { return };
-        open.state.observer.on_event(&Event::AttemptEnded {
-            target: &open.state.targets[open.target].name,
-            index: open.index,
+        let Open {
+            state,
+            target,
+            index,
+            started,
+            permit,
+            _slot,
+        } = open;
+        let name = state.name(target);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(started);
+        if outcome.is_success() {
+            state.shared.succeeded(target, now);
+        }
+        state.observer.on_event(&Event::AttemptEnded {
+            target: name,
+            index,
             outcome,
-            took: Instant::now().saturating_duration_since(open.started),
+            took,
         });
+        tracing::debug!(
+            name: "backstop.failover.attempt_ended",
+            model = %name,
+            index,
+            outcome = outcome.kind().as_str(),
+            evidence = outcome.evidence(),
+            took_ms = took.as_millis(),
+        );
+        if let Some(now_in) = permit.report(now, outcome) {
+            state.observer.on_event(&Event::HealthChanged {
+                target: name,
+                state: now_in.as_str(),
+            });
+            tracing::info!(
+                name: "backstop.failover.health_changed",
+                model = %name,
+                state = now_in.as_str(),
+            );
+        }
     }
 }
 

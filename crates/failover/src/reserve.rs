@@ -44,18 +44,18 @@ impl Reserve {
         Self(Kept::PerTarget(time))
     }
 
-    /// How long an attempt may take when `left` is left for it and for `others` more targets.
-    pub(crate) fn limit(&self, left: Duration, others: u32) -> Duration {
+    /// How long an attempt may take when `left` is left for it and for `others` more targets, which
+    /// need `least_time` together.
+    pub(crate) fn limit(&self, left: Duration, others: u32, least_time: Duration) -> Duration {
         if others == 0 {
             return left;
         }
-        match self.0 {
+        let even = left / others.saturating_add(1);
+        let limit = match self.0 {
             Kept::Share(share) => left.mul_f64(1.0 - share),
-            Kept::PerTarget(time) => left
-                .checked_sub(time.saturating_mul(others))
-                .unwrap_or_default()
-                .max(left / others.saturating_add(1)),
-        }
+            Kept::PerTarget(time) => left.saturating_sub(time.saturating_mul(others)).max(even),
+        };
+        limit.min(left.saturating_sub(least_time).max(even))
     }
 }
 
@@ -77,23 +77,46 @@ mod tests {
             Reserve::default(),
             Reserve::per_target(Duration::from_secs(5)),
         ] {
-            assert_eq!(reserve.limit(LEFT, 0), LEFT);
+            assert_eq!(reserve.limit(LEFT, 0, Duration::ZERO), LEFT);
         }
     }
 
     #[test]
     fn a_share_is_kept_for_the_others() {
         let reserve = Reserve::share(0.25).unwrap();
-        assert_eq!(reserve.limit(LEFT, 1), Duration::from_secs(45));
-        assert_eq!(reserve.limit(LEFT, 3), Duration::from_secs(45));
+        assert_eq!(
+            reserve.limit(LEFT, 1, Duration::ZERO),
+            Duration::from_secs(45)
+        );
+        assert_eq!(
+            reserve.limit(LEFT, 3, Duration::ZERO),
+            Duration::from_secs(45)
+        );
     }
 
     #[test]
     fn each_target_keeps_its_time_or_an_even_part() {
         let reserve = Reserve::per_target(Duration::from_secs(10));
-        assert_eq!(reserve.limit(LEFT, 2), Duration::from_secs(40));
+        assert_eq!(
+            reserve.limit(LEFT, 2, Duration::ZERO),
+            Duration::from_secs(40)
+        );
         let reserve = Reserve::per_target(Duration::from_secs(40));
-        assert_eq!(reserve.limit(LEFT, 2), Duration::from_secs(20));
+        assert_eq!(
+            reserve.limit(LEFT, 2, Duration::ZERO),
+            Duration::from_secs(20)
+        );
+    }
+
+    #[test]
+    fn what_a_target_needs_at_least_is_kept_if_it_is_there() {
+        let reserve = Reserve::share(0.25).unwrap();
+        let needs = |seconds| {
+            reserve
+                .limit(LEFT, 1, Duration::from_secs(seconds))
+                .as_secs()
+        };
+        assert_eq!([needs(10), needs(20), needs(59)], [45, 40, 30]);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use backstop_core::{BoxError, Classify, Http, Observer, Replay, Requests, Respon
 use tower_service::Service;
 
 use crate::{
-    FailoverBuilder, ResponseBody, config::Config, future, future::ResponseFuture, report::State,
+    FailoverBuilder, FailoverHandle, ResponseBody, ResponseFuture, call, config::Config,
+    state::State,
 };
 
 /// Asks one target after the other until one answers; see the [crate's documentation](crate).
@@ -57,6 +58,12 @@ impl<S, C, P, O> Failover<S, C, P, O> {
             protocol: PhantomData,
         }
     }
+
+    /// Shows the state of the targets and takes orders.
+    #[must_use]
+    pub fn handle(&self) -> FailoverHandle {
+        FailoverHandle::new(Arc::clone(&self.inner.state.shared))
+    }
 }
 
 impl<S, C, P, O, Req> Service<Req> for Failover<S, C, P, O>
@@ -84,7 +91,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        ResponseFuture::new(future::run::<S, C, P, O, Req>(inner, request))
+        ResponseFuture::new(call::run::<S, C, P, O, Req>(inner, request))
     }
 }
 
@@ -101,7 +108,7 @@ impl<S, C, P, O> fmt::Debug for Failover<S, C, P, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Failover")
             .field("config", &self.inner.config)
-            .field("targets", &self.inner.state.targets)
+            .field("targets", &self.inner.services.len())
             .finish_non_exhaustive()
     }
 }

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 pub enum SkipReason {
     /// An operator switched it off.
     SwitchedOff,
+    /// An order says that somebody else is to answer.
+    Forced,
     /// It said that it is limited, and the time is not over.
     Throttled,
     /// It is ejected after faults.
@@ -61,6 +63,7 @@ impl SkipReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SwitchedOff => "switched_off",
+            Self::Forced => "forced",
             Self::Throttled => "throttled",
             Self::Faulting => "faulting",
             Self::Probing => "probing",
@@ -80,6 +83,20 @@ impl SkipReason {
         }
     }
 
+    /// Whether it is for a while: the same request may be served later.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Throttled
+                | Self::Faulting
+                | Self::Probing
+                | Self::Recovering
+                | Self::AtCapacity
+                | Self::AtRateCap
+        )
+    }
+
     /// The kind of outcome that asking would probably have had.
     ///
     /// A target that is kept for certain outcomes ([`only_on`](crate::guards::Guards::only_on)) is
@@ -89,9 +106,11 @@ impl SkipReason {
         match self {
             Self::Throttled | Self::AtRateCap => Kind::Throttled,
             Self::AtCapacity => Kind::Overloaded,
-            Self::SwitchedOff | Self::Faulting | Self::Probing | Self::Recovering => {
-                Kind::Unavailable
-            }
+            Self::SwitchedOff
+            | Self::Forced
+            | Self::Faulting
+            | Self::Probing
+            | Self::Recovering => Kind::Unavailable,
             Self::RequestTooLarge => Kind::TooLarge,
             Self::ContextWindow | Self::WindowNotLarger => Kind::ContextTooLong,
             Self::ContentNotOptedIn => Kind::ContentFiltered,

@@ -1,4 +1,8 @@
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
+
+use backstop_core::TimeLimits;
+
+use crate::{admission::Admission, guards::Guards, health::Health};
 
 /// A service that may answer, and what is declared of it.
 ///
@@ -15,8 +19,11 @@ pub struct Target<S> {
 #[derive(Clone, Debug)]
 pub(crate) struct About {
     pub(crate) name: Arc<str>,
-    pub(crate) context_window: Option<u64>,
-    pub(crate) takes_refused_content: bool,
+    pub(crate) guards: Guards,
+    pub(crate) least_time: Duration,
+    pub(crate) cold: Option<(Duration, TimeLimits)>,
+    pub(crate) health: Option<Health>,
+    pub(crate) admission: Option<Admission>,
 }
 
 // === impl Target ===
@@ -28,28 +35,58 @@ impl<S> Target<S> {
             service,
             about: About {
                 name: name.into(),
-                context_window: None,
-                takes_refused_content: false,
+                guards: Guards::default(),
+                least_time: Duration::ZERO,
+                cold: None,
+                health: None,
+                admission: None,
             },
         }
     }
 
-    /// Declares how many tokens the model's context window holds.
-    ///
-    /// A request that another target refused because it did not fit its window is only offered to
-    /// targets that declare a larger one. A window that is not declared counts as smaller than any
-    /// that is.
+    /// Declares which requests the target can serve, and after which failures it helps.
     #[must_use]
-    pub fn context_window(mut self, tokens: u64) -> Self {
-        self.about.context_window = Some(tokens);
+    pub fn guards(mut self, guards: Guards) -> Self {
+        self.about.guards = guards;
         self
     }
 
-    /// Offers this target the requests whose content another one refused. Off by default: showing
-    /// a refused prompt to other providers is a decision for the operator.
+    /// Declares how many tokens the model's context window holds; see [`Guards::context_window`].
     #[must_use]
-    pub fn take_refused_content(mut self) -> Self {
-        self.about.takes_refused_content = true;
+    pub fn context_window(mut self, tokens: u64) -> Self {
+        self.about.guards = self.about.guards.context_window(tokens);
+        self
+    }
+
+    /// Keeps at least this much of the deadline for this target while others are asked before it,
+    /// if there is that much; see [`Reserve`](crate::Reserve) for what is kept for all of them.
+    #[must_use]
+    pub fn least_time(mut self, time: Duration) -> Self {
+        self.about.least_time = time;
+        self
+    }
+
+    /// Gives the target other time limits for a request when it has not answered for this long, or
+    /// never: a model that must be loaded first needs more time to its first token.
+    ///
+    /// The limits are passed on as a request extension, which a timeout layer on the target obeys.
+    #[must_use]
+    pub fn cold_after(mut self, idle: Duration, limits: TimeLimits) -> Self {
+        self.about.cold = Some((idle, limits));
+        self
+    }
+
+    /// Replaces the target's health, to share it or to share limits with other targets.
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.about.health = Some(health);
+        self
+    }
+
+    /// Limits how much the target is given. Nothing is limited by default.
+    #[must_use]
+    pub fn admission(mut self, admission: Admission) -> Self {
+        self.about.admission = Some(admission);
         self
     }
 

@@ -8,11 +8,13 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pin_project! {
-    /// A limit for one thing after the other.
+    /// A limit for one thing after the other, and the time as far as it is known.
     ///
     /// What is limited is always polled first: an answer that is there is never given up because
-    /// whoever polls was late. Nothing is registered with the runtime before something has to wait.
+    /// whoever polls was late. Before something has to wait nothing is registered with the runtime
+    /// and the clock is not read: no time has passed.
     pub(crate) struct Timer {
+        now: Instant,
         at: Instant,
         #[pin]
         sleep: Option<Sleep>,
@@ -20,35 +22,51 @@ pin_project! {
 }
 
 impl Timer {
-    pub(crate) const fn new(at: Instant) -> Self {
-        Self { at, sleep: None }
+    /// A limit at `at`, now that it is `now`.
+    pub(crate) const fn new(now: Instant, at: Instant) -> Self {
+        Self {
+            now,
+            at,
+            sleep: None,
+        }
     }
 
-    /// Moves the limit.
-    pub(crate) fn set(self: Pin<&mut Self>, at: Instant) {
-        let mut this = self.project();
-        if *this.at != at {
-            *this.at = at;
-            this.sleep.set(None);
-        }
+    /// The time when the last wait ended.
+    pub(crate) const fn now(&self) -> Instant {
+        self.now
     }
 
     /// Waits for `future`, or gives up at the limit and drops it.
     pub(crate) async fn race<F: Future>(mut self: Pin<&mut Self>, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
+        let mut waited = false;
         poll_fn(|cx| {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                if waited {
+                    *self.as_mut().project().now = Instant::now();
+                }
                 return Poll::Ready(Some(output));
             }
+            waited = true;
             let mut this = self.as_mut().project();
             if this.sleep.is_none() {
                 this.sleep.set(Some(sleep_until(*this.at)));
             }
-            match this.sleep.as_pin_mut() {
-                Some(sleep) => sleep.poll(cx).map(|()| None),
-                None => Poll::Pending,
+            let over = this
+                .sleep
+                .as_pin_mut()
+                .is_some_and(|sleep| sleep.poll(cx).is_ready());
+            if over {
+                *this.now = Instant::now();
+                return Poll::Ready(None);
             }
+            Poll::Pending
         })
         .await
+    }
+
+    /// Waits until the limit.
+    pub(crate) async fn wait(self: Pin<&mut Self>) {
+        self.race(std::future::pending::<()>()).await;
     }
 }

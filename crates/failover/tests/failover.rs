@@ -5,7 +5,7 @@ mod support;
 use std::{sync::atomic::Ordering, time::Duration};
 
 use backstop_core::{Deadline, Kind, Mode, Phase, Served};
-use backstop_failover::{Failover, FailoverLayer, Reserve, Target};
+use backstop_failover::{Failover, FailoverLayer, Reserve, Target, guards::Guards};
 use support::{Ending, Head, Model, Play, Toy, outcome, read, request};
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
@@ -108,6 +108,7 @@ async fn the_callers_own_faults_and_refusals_come_back_unchanged() {
             .unwrap();
         assert_eq!(response.status().as_u16(), status);
         assert_eq!(response.headers()["x-from"], "model");
+        assert!(!response.headers().contains_key("x-should-retry"));
         let (bytes, error) = read(response.into_body()).await;
         assert_eq!((&bytes[..], error.is_none()), (&b"why"[..], true));
         assert_eq!((primary.calls(), backup.calls()), (1, 0), "{status}");
@@ -139,7 +140,7 @@ async fn a_content_refusal_goes_to_targets_that_opted_in_only() {
     let targets = vec![
         Target::new("primary", primary.clone()),
         Target::new("closed", closed.clone()),
-        Target::new("open", open.clone()).take_refused_content(),
+        Target::new("open", open.clone()).guards(Guards::default().refused_content(true)),
     ];
     let failover = Failover::builder(Toy).build(targets).unwrap();
     let response = failover.oneshot(request()).await.unwrap();

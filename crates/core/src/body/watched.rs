@@ -59,8 +59,8 @@ pin_project! {
         watching: Option<Watching<C, W>>,
         // The last byte of a body of known length, while the answer in it is not whole.
         withheld: Option<Bytes>,
-        // Comes after what is withheld.
-        trailers: Option<Frame<Bytes>>,
+        // Comes after what is withheld. Boxed: it is large, and next to never there.
+        trailers: Option<Box<Frame<Bytes>>>,
         pending_error: Option<Failure>,
         done: bool,
         // Frames still to come that have been classified before.
@@ -170,7 +170,7 @@ where
         }
         if *this.done {
             let withheld = this.withheld.take().map(Frame::data);
-            let frame = withheld.or_else(|| this.trailers.take());
+            let frame = withheld.or_else(|| this.trailers.take().map(|frame| *frame));
             return Poll::Ready(frame.map(Ok));
         }
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
@@ -214,7 +214,7 @@ where
                 }
                 return Poll::Ready(Some(Ok(match this.withheld.take() {
                     Some(withheld) => {
-                        *this.trailers = Some(frame);
+                        *this.trailers = Some(Box::new(frame));
                         Frame::data(withheld)
                     }
                     None => frame,

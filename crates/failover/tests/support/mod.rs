@@ -19,7 +19,7 @@ use std::{
 
 use backstop_core::{
     Attempt, BoxError, Classify, ClassifyStream, Deadline, End, Failure, HintSource, Kind, Outcome,
-    Progress, Step, Verdict, body::Replayable, outcome_of,
+    Progress, Step, TimeLimits, Verdict, body::Replayable, outcome_of,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -163,6 +163,7 @@ pub(crate) struct Play {
     /// Each piece of the body and the wait before it.
     pub(crate) body: Vec<(Duration, Bytes)>,
     pub(crate) end: Ending,
+    pub(crate) header: Option<(&'static str, &'static str)>,
 }
 
 #[derive(Clone, Debug)]
@@ -188,6 +189,7 @@ impl Play {
             head: Head::Status(status),
             body: Vec::new(),
             end: Ending::Clean,
+            header: None,
         }
     }
 
@@ -215,6 +217,11 @@ impl Play {
         }
     }
 
+    pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
     pub(crate) fn after(mut self, delay: Duration) -> Self {
         self.head_after = delay;
         self
@@ -238,6 +245,7 @@ pub(crate) struct Call {
     pub(crate) body: Bytes,
     pub(crate) attempt: Option<Attempt>,
     pub(crate) deadline: Option<Deadline>,
+    pub(crate) limits: Option<TimeLimits>,
 }
 
 /// A target that follows a script, one play per call; the last goes on for ever.
@@ -269,10 +277,6 @@ impl Model {
 
     pub(crate) fn calls(&self) -> usize {
         self.seen.with(|seen| seen.calls.len())
-    }
-
-    pub(crate) fn push(&self, play: Play) {
-        self.script.with(|queue| queue.push_back(play));
     }
 
     fn play(&self) -> Play {
@@ -343,6 +347,7 @@ impl Service<Outgoing> for Model {
                 body: request.body().read(),
                 attempt: request.extensions().get::<Attempt>().cloned(),
                 deadline: request.extensions().get::<Deadline>().copied(),
+                limits: request.extensions().get::<TimeLimits>().copied(),
             });
         });
         Box::pin(async move {
@@ -368,6 +373,11 @@ impl Service<Outgoing> for Model {
             response
                 .headers_mut()
                 .insert("x-from", "model".parse().expect("valid"));
+            if let Some((name, value)) = play.header {
+                response
+                    .headers_mut()
+                    .insert(name, value.parse().expect("valid"));
+            }
             Ok(response)
         })
     }

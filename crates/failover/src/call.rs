@@ -1,0 +1,869 @@
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+
+use backstop_core::{
+    Attempt, BoxError, Classify, ClassifyStream, Deadline, Event, Failure, Frozen, HintSource,
+    Kind, Mode, Observer, Outcome, Phase, Replay, Requests, Responses, Served,
+};
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::{
+    Considered, Exhausted, ResponseBody, SkipReason, Skipped, Trace,
+    admission::Slot,
+    attempt::{Attempted, Begun, BodyOf, HeadOf, Limits, Loss, Settled, SettledOf},
+    budget::Spend,
+    config::DEFAULT_WAIT,
+    guards::{Needs, WentWrong},
+    handle::{Force, Order},
+    health::{Choice, Permit},
+    keep::READ_WITHIN,
+    plan::{self, Affinity},
+    policy,
+    report::Report,
+    service::Inner,
+    state::TargetState,
+    timer::Timer,
+    trace::{Cause, Tried},
+};
+
+/// The response of a call.
+pub(crate) type Answer<P, Res, K, O> =
+    <P as Responses<Res>>::With<ResponseBody<<P as Responses<Res>>::Body, K, O>>;
+
+/// One call under way.
+struct Call<'a, S, C, P, O, Req>
+where
+    P: Replay<Req> + Responses<S::Response>,
+    S: Service<<P as Replay<Req>>::Request>,
+{
+    inner: &'a Inner<S, C, O>,
+    source: Source<P::Frozen, <P as Replay<Req>>::Request>,
+    order: Sequence,
+    started: Instant,
+    now: Instant,
+    /// What inner layers are told.
+    deadline: Option<Deadline>,
+    until: Instant,
+    /// Whether the deadline is the caller's, and earlier than ours.
+    callers_own: bool,
+    forced: Option<Order>,
+    needs: Needs,
+    went_wrong: WentWrong,
+    /// What the plan was told of the call.
+    planning: plan::Call,
+    attempts: u32,
+    trace: Trace,
+    /// What the target said or did that speaks for all if none answers.
+    first: Option<LossOf<P, S::Response>>,
+    /// Who is asked first if all is well.
+    planned_first: usize,
+    /// Who would have been asked first: the first one that could not be asked for now, or that can
+    /// never serve such a request.
+    passed_over: Option<(usize, Skipped)>,
+    /// When a target that has no room is worth asking again.
+    room_at: Option<Instant>,
+}
+
+/// The request, for the attempts.
+enum Source<F, R> {
+    Often(F),
+    Once(Option<R>),
+}
+
+/// The targets in the order in which they are to be asked.
+#[derive(Clone, Copy, Debug)]
+struct Sequence {
+    order: plan::Order,
+    /// How many of them have had their turn.
+    past: usize,
+    /// Whether the first one is only asked to see that it works.
+    is_exercise: bool,
+}
+
+/// A target that may be asked now.
+struct Pick {
+    target: usize,
+    permit: Permit,
+    slot: Option<Slot>,
+    cause: Cause,
+}
+
+/// What came of asking one target, and of the hedge if there was one.
+enum Round<H, B, K: ClassifyStream, O: Observer> {
+    Answered(usize, H, Option<ResponseBody<B, K, O>>),
+    Lost(Loss<H, B>, Option<Loss<H, B>>),
+}
+
+type AnswerBody<P, Res, K, O> = ResponseBody<BodyOf<P, Res>, K, O>;
+type RoundOf<P, Res, K, O> = Round<HeadOf<P, Res>, BodyOf<P, Res>, K, O>;
+type LossOf<P, Res> = Loss<HeadOf<P, Res>, BodyOf<P, Res>>;
+
+/// Serves one call.
+pub(crate) async fn run<S, C, P, O, Req>(
+    inner: Arc<Inner<S, C, O>>,
+    request: Req,
+) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError>
+where
+    P: Requests<Req> + Replay<Req> + Responses<S::Response>,
+    <P as Responses<S::Response>>::Body: Send + 'static,
+    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone,
+    C: Classify<<P as Replay<Req>>::Request, S::Response>,
+    O: Observer,
+{
+    let config = &inner.config;
+    let shared = &inner.state.shared;
+    let started = Instant::now();
+    let extensions = <P as Requests<Req>>::extensions(&request);
+    let callers = extensions.and_then(|extensions| extensions.get::<Deadline>().copied());
+    let ours = config
+        .deadline
+        .map(|limit| Deadline::after(started.into_std(), limit));
+    let callers_own = callers.is_some_and(|callers| ours.is_none_or(|ours| callers < ours));
+    let deadline = if callers_own { callers } else { ours };
+    let until = deadline.map_or_else(
+        || started + DEFAULT_WAIT,
+        |deadline| Instant::from_std(deadline.instant()),
+    );
+    let forced = match extensions.and_then(|extensions| extensions.get::<Force>()) {
+        Some(force) => shared.order(force),
+        None => shared.forced.get(),
+    };
+
+    let affinity = extensions.and_then(|extensions| extensions.get::<Affinity>());
+    let mut planning = plan::Call::new(started, inner.services.len());
+    if let Some(affinity) = affinity {
+        planning = planning.affinity(*affinity);
+    }
+    let mut needs = extensions
+        .and_then(|extensions| extensions.get::<Needs>().copied())
+        .unwrap_or_default();
+    if needs.known_bytes().is_none()
+        && let Some(bytes) = <P as Requests<Req>>::size(&request)
+    {
+        needs = needs.bytes(bytes);
+    }
+
+    let mut timer = pin!(Timer::new(started, until));
+    let freeze = P::freeze(request, config.replay_limit, &config.carry);
+    let source = match timer.as_mut().race(freeze).await {
+        Some(Ok(Frozen::Replayable(frozen))) => Source::Often(frozen),
+        Some(Ok(Frozen::Once(request))) => Source::Once(Some(request)),
+        Some(Err(error)) => {
+            let outcome = Outcome::cancelled().with_evidence("the request's body broke off");
+            return Err(Failure::with_source(outcome, error).into());
+        }
+        None => {
+            let outcome = Outcome::timed_out(Phase::Total)
+                .with_evidence("the request's body came too slowly");
+            return Err(Failure::new(outcome).into());
+        }
+    };
+    if needs.known_bytes().is_none()
+        && let Source::Often(frozen) = &source
+        && let Some(bytes) = <P as Replay<Req>>::size(frozen)
+    {
+        needs = needs.bytes(bytes);
+    }
+    let now = timer.now();
+    shared.budget.deposit(now);
+    let exercise = config
+        .exercise
+        .filter(|_| forced.is_none() && matches!(source, Source::Often(_)));
+    let order = Sequence::new(shared.plan.order(&planning), exercise);
+    let call: Call<'_, S, C, P, O, Req> = Call {
+        inner: &inner,
+        source,
+        planned_first: order.order.first().unwrap_or(0),
+        order,
+        started,
+        now,
+        deadline,
+        until,
+        callers_own,
+        forced,
+        needs,
+        went_wrong: WentWrong::default(),
+        planning,
+        attempts: 0,
+        trace: Trace::default(),
+        first: None,
+        passed_over: None,
+        room_at: None,
+    };
+    call.drive().await
+}
+
+impl<S, C, P, O, Req> Call<'_, S, C, P, O, Req>
+where
+    P: Replay<Req> + Responses<S::Response>,
+    <P as Responses<S::Response>>::Body: Send + 'static,
+    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone,
+    C: Classify<<P as Replay<Req>>::Request, S::Response>,
+    O: Observer,
+{
+    async fn drive(mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        while let Some(pick) = self.pick() {
+            let target = pick.target;
+            let exercised = pick.cause == Cause::Exercise;
+            let Some(begun) = self.begin(pick) else { break };
+            let limit = begun.limits.until;
+            let mut round = self.ask(begun).await;
+            let mut retries = 0;
+            let go_on = loop {
+                let (loss, hedge) = match round {
+                    Round::Answered(target, head, body) => {
+                        return Ok(self.answered(target, head, body));
+                    }
+                    Round::Lost(loss, hedge) => (loss, hedge),
+                };
+                let outcome = loss.outcome;
+                if !exercised && self.stands(&loss) {
+                    return self.conclude(loss, false);
+                }
+                let hedged = hedge.is_some();
+                let mut go_on = self.lose(loss, exercised);
+                if let Some(hedge) = hedge {
+                    go_on &= self.lose(hedge, false);
+                }
+                if !go_on || hedged {
+                    break go_on;
+                }
+                match self.again(target, limit, &outcome, retries).await {
+                    Some(begun) => round = self.ask(begun).await,
+                    None => break go_on,
+                }
+                retries += 1;
+            };
+            if !go_on {
+                break;
+            }
+            if self.order.is_over() || self.is_spent() {
+                break;
+            }
+            self.hold_first().await;
+            if !self.pays(Spend::Failover) {
+                break;
+            }
+        }
+        self.exhausted()
+    }
+
+    /// The next target that may be asked, if there is time.
+    fn pick(&mut self) -> Option<Pick> {
+        if self.is_spent() || self.until <= self.now {
+            return None;
+        }
+        while let Some((target, exercised)) = self.order.next() {
+            match self.admit(target) {
+                Ok((permit, slot)) => {
+                    let cause = if exercised {
+                        Cause::Exercise
+                    } else if permit.is_probe() {
+                        Cause::Probe
+                    } else {
+                        Cause::Planned
+                    };
+                    return Some(Pick {
+                        target,
+                        permit,
+                        slot,
+                        cause,
+                    });
+                }
+                Err(skipped) => self.skip(target, skipped, exercised),
+            }
+        }
+        if self.attempts > 0 {
+            return None;
+        }
+        // Nobody may be asked: the last usable target is never benched.
+        let targets = &self.inner.state.shared.targets;
+        let able = targets
+            .iter()
+            .enumerate()
+            .filter(|(target, _)| self.unsuited(*target).is_none())
+            .map(|(target, state)| (target, &state.health));
+        let choice = self.inner.config.last_resort.choose(self.now, able);
+        let Choice::Try { target, permit } = choice else {
+            return None;
+        };
+        match self.slot(target) {
+            Ok(slot) => Some(Pick {
+                target,
+                permit,
+                slot,
+                cause: Cause::LastResort,
+            }),
+            Err(_) => None,
+        }
+    }
+
+    /// Why a target is not for this request, whatever its health.
+    fn unsuited(&self, target: usize) -> Option<SkipReason> {
+        let forbidden = match self.forced {
+            Some(Order::Fallback) => target == 0,
+            Some(Order::Only(only)) => target != only,
+            None => false,
+        };
+        if forbidden {
+            return Some(SkipReason::Forced);
+        }
+        let guards = &self.target(target).about.guards;
+        guards
+            .serves(&self.needs)
+            .and_then(|()| guards.follows(&self.went_wrong))
+            .err()
+    }
+
+    fn admit(&self, target: usize) -> Result<(Permit, Option<Slot>), Skipped> {
+        if let Some(reason) = self.unsuited(target) {
+            return Err(Skipped::new(reason));
+        }
+        let permit = self.inner.state.shared.targets[target]
+            .health
+            .try_acquire(self.now)?;
+        Ok((permit, self.slot(target)?))
+    }
+
+    fn slot(&self, target: usize) -> Result<Option<Slot>, Skipped> {
+        self.inner.state.shared.targets[target]
+            .admission
+            .as_ref()
+            .map(|admission| admission.try_admit(self.now))
+            .transpose()
+    }
+
+    fn skip(&mut self, target: usize, skipped: Skipped, exercised: bool) {
+        let state = &self.inner.state;
+        let name = state.name(target);
+        state.observer.on_event(&Event::TargetSkipped {
+            target: name,
+            reason: skipped.reason.as_str(),
+        });
+        tracing::debug!(
+            name: "backstop.failover.target_skipped",
+            model = %name,
+            reason = skipped.reason.as_str(),
+        );
+        self.trace.push(name, Considered::Skipped(skipped.reason));
+        self.went_wrong.skipped(skipped.reason);
+        let has_no_room = matches!(
+            skipped.reason,
+            SkipReason::AtCapacity | SkipReason::AtRateCap
+        );
+        if let Some(at) = skipped.retry_at.filter(|_| has_no_room) {
+            self.room_at = Some(self.room_at.map_or(at, |room| room.min(at)));
+        }
+        let says_more = match &self.passed_over {
+            None => skipped.reason != SkipReason::Forced,
+            Some((_, before)) => skipped.reason.is_passing() && !before.reason.is_passing(),
+        };
+        if self.attempts == 0 && !exercised && says_more {
+            self.passed_over = Some((target, skipped));
+        }
+    }
+
+    /// How many targets are left that may be asked after `target`.
+    fn others(&self) -> (u32, Duration) {
+        let mut count = 0_u32;
+        let mut least_time = Duration::ZERO;
+        if matches!(self.source, Source::Once(_)) {
+            return (count, least_time);
+        }
+        let mut order = self.order;
+        while let Some((target, _)) = order.next() {
+            let state = &self.inner.state.shared.targets[target];
+            let is_due = || {
+                state
+                    .health
+                    .due(self.now)
+                    .is_some_and(|due| due <= self.now)
+            };
+            if self.unsuited(target).is_none() && is_due() {
+                count = count.saturating_add(1);
+                least_time = least_time.saturating_add(state.about.least_time);
+            }
+        }
+        (count, least_time)
+    }
+
+    /// Makes the request of an attempt. `None` when it was sent already and can be sent only once.
+    fn begin(&mut self, pick: Pick) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
+        let (others, least_time) = self.others();
+        let left = self.until.saturating_duration_since(self.now);
+        let limit = self.inner.config.reserve.limit(left, others, least_time);
+        self.begin_within(pick, self.now + limit, others == 0)
+    }
+
+    fn begin_within(
+        &mut self,
+        pick: Pick,
+        until: Instant,
+        is_last: bool,
+    ) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
+        let Pick {
+            target,
+            permit,
+            slot,
+            cause,
+        } = pick;
+        let Inner {
+            services,
+            config,
+            state,
+            ..
+        } = self.inner;
+        let mut request = match &mut self.source {
+            Source::Often(frozen) => P::thaw(frozen),
+            Source::Once(request) => request.take()?,
+        };
+        let about = &state.shared.targets[target].about;
+        if let Some(extensions) = <P as Replay<Req>>::extensions_mut(&mut request) {
+            let name = Arc::clone(&about.name);
+            extensions.insert(Attempt::new(name, self.attempts, is_last));
+            if let Some(deadline) = self.deadline {
+                extensions.insert(deadline);
+            }
+            if let Some((idle, limits)) = about.cold
+                && state
+                    .shared
+                    .since_success(target, self.now)
+                    .is_none_or(|since| since >= idle)
+            {
+                extensions.insert(limits);
+            }
+        }
+        let report = Report::start(state, target, self.attempts, self.now, permit, slot);
+        self.attempts += 1;
+        let tried = Tried::new(cause, self.now.saturating_duration_since(self.started));
+        let place = self.trace.push(&about.name, Considered::Tried(tried));
+        Some(Begun {
+            service: services[target].clone(),
+            target,
+            request,
+            report,
+            place,
+            limits: Limits {
+                until,
+                peek: config.peek_limit,
+                callers_own: self.callers_own,
+            },
+            tried,
+            at: self.now,
+        })
+    }
+
+    /// Asks a target.
+    async fn ask(
+        &mut self,
+        begun: Begun<S, <P as Replay<Req>>::Request, O>,
+    ) -> RoundOf<P, S::Response, C::Stream, O> {
+        let delay = self
+            .inner
+            .config
+            .hedge
+            .and_then(|hedge| hedge.delay(&self.target(begun.target).first_token));
+        if let Some(delay) = delay {
+            // In a box of its own, so that calls that do not hedge are not larger for it.
+            return Box::pin(self.ask_hedged(begun, delay)).await;
+        }
+        let settled = begun.attempt::<C, P>(&self.inner.classify).await;
+        self.settle(settled)
+    }
+
+    /// Asks a target, and another one as well if the first one is late.
+    async fn ask_hedged(
+        &mut self,
+        begun: Begun<S, <P as Replay<Req>>::Request, O>,
+        delay: Duration,
+    ) -> RoundOf<P, S::Response, C::Stream, O> {
+        let classify = &self.inner.classify;
+        let (at, place) = (begun.at, begun.place);
+        let mut first = pin!(begun.attempt::<C, P>(classify));
+        let mut timer = pin!(Timer::new(at, at + delay));
+        if let Some(settled) = timer.as_mut().race(first.as_mut()).await {
+            return self.settle(settled);
+        }
+        self.now = timer.now();
+        let Some(hedge) = self.hedge() else {
+            let settled = first.await;
+            return self.settle(settled);
+        };
+        let (hedge_at, hedge_place) = (hedge.at, hedge.place);
+        let mut second = pin!(hedge.attempt::<C, P>(classify));
+        let mut first_loss = None;
+        let mut second_loss = None;
+        loop {
+            let (first_runs, second_runs) = (first_loss.is_none(), second_loss.is_none());
+            let (is_hedge, settled) = poll_fn(|cx| {
+                if first_runs && let Poll::Ready(settled) = first.as_mut().poll(cx) {
+                    return Poll::Ready((false, settled));
+                }
+                if second_runs && let Poll::Ready(settled) = second.as_mut().poll(cx) {
+                    return Poll::Ready((true, settled));
+                }
+                Poll::Pending
+            })
+            .await;
+            let round = self.settle(settled);
+            // Whatever ends the round calls off the other attempt, by dropping it.
+            let (other_lost, other_at, other_place) = if is_hedge {
+                (first_loss.is_some(), at, place)
+            } else {
+                (second_loss.is_some(), hedge_at, hedge_place)
+            };
+            let loss = match round {
+                Round::Lost(loss, _) if is_hedge || !self.stands(&loss) => loss,
+                round => {
+                    if !other_lost {
+                        let took = self.now.saturating_duration_since(other_at);
+                        self.trace.called_off(other_place, took);
+                    }
+                    return round;
+                }
+            };
+            if is_hedge {
+                second_loss = Some(loss);
+            } else {
+                first_loss = Some(loss);
+            }
+            if let (Some(_), Some(_)) = (&first_loss, &second_loss)
+                && let Some(loss) = first_loss.take()
+            {
+                return Round::Lost(loss, second_loss);
+            }
+        }
+    }
+
+    /// Begins another attempt while one is late, if somebody is left and the budget pays for it.
+    fn hedge(&mut self) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
+        if self.inner.config.at_most_once || self.others().0 == 0 || !self.pays(Spend::Hedge) {
+            return None;
+        }
+        let mut pick = self.pick()?;
+        pick.cause = Cause::Hedge;
+        self.begin(pick)
+    }
+
+    /// Waits and asks the same target again, if that makes sense.
+    async fn again(
+        &mut self,
+        target: usize,
+        until: Instant,
+        outcome: &Outcome,
+        before: u32,
+    ) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
+        let retry = self.inner.config.retry?;
+        let wait = retry.wait(outcome, before, fastrand::f64())?;
+        let at = self.now + wait;
+        if at >= until || self.is_spent() || !self.pays(Spend::Retry) {
+            return None;
+        }
+        self.hold_first().await;
+        let mut timer = pin!(Timer::new(self.now, at));
+        timer.as_mut().wait().await;
+        self.now = timer.now();
+        match self.admit(target) {
+            Ok((permit, slot)) => {
+                let pick = Pick {
+                    target,
+                    permit,
+                    slot,
+                    cause: Cause::Retry,
+                };
+                let is_last = self.others().0 == 0;
+                self.begin_within(pick, until, is_last)
+            }
+            Err(skipped) => {
+                self.skip(target, skipped, false);
+                None
+            }
+        }
+    }
+
+    /// Whether the budget pays. When it does not, the trace says so.
+    fn pays(&mut self, spend: Spend) -> bool {
+        let budget = &self.inner.state.shared.budget;
+        let pays = budget.try_withdraw(self.now, spend);
+        if !pays {
+            self.inner
+                .state
+                .observer
+                .on_event(&Event::BudgetSpent { on: spend.as_str() });
+            tracing::info!(name: "backstop.failover.budget_spent", on = spend.as_str());
+        }
+        self.trace.budget_left = Some(budget.balance(self.now));
+        pays
+    }
+
+    /// Takes note of how an attempt went.
+    fn settle(
+        &mut self,
+        settled: SettledOf<P, S::Response, C::Stream, O>,
+    ) -> RoundOf<P, S::Response, C::Stream, O> {
+        let Settled {
+            target,
+            place,
+            now,
+            tried,
+            attempted,
+        } = settled;
+        self.now = self.now.max(now);
+        self.trace.update(place, tried);
+        match attempted {
+            Attempted::Answered(head, body) => {
+                let shared = &self.inner.state.shared;
+                shared
+                    .plan
+                    .on_first_token(self.now, target, first_token(&tried));
+                if tried.cause != Cause::Exercise {
+                    shared
+                        .plan
+                        .on_served(&self.planning, target, self.planned_first);
+                }
+                if let Some(hedge) = self.inner.config.hedge {
+                    hedge.record(&self.target(target).first_token, tried.took);
+                }
+                Round::Answered(target, head, body)
+            }
+            Attempted::Lost(loss) => {
+                if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = loss.outcome.kind() {
+                    self.inner.state.shared.plan.on_first_token(
+                        self.now,
+                        target,
+                        first_token(&tried),
+                    );
+                }
+                if tried.possible_duplicate {
+                    let name = self.inner.state.name(target);
+                    self.inner
+                        .state
+                        .observer
+                        .on_event(&Event::PossibleDuplicate { target: name });
+                }
+                Round::Lost(loss, None)
+            }
+        }
+    }
+
+    /// Whether what the first target asked said stands, so that nobody else is asked: the caller's
+    /// own doing, or what nobody else can mend.
+    fn stands(&self, loss: &LossOf<P, S::Response>) -> bool {
+        self.first.is_none() && !policy::goes_on(&loss.outcome)
+    }
+
+    /// Draws the conclusions from a failed attempt. Returns whether anybody else may be asked.
+    fn lose(&mut self, loss: LossOf<P, S::Response>, exercised: bool) -> bool {
+        let runs_once = self.inner.config.at_most_once && loss.possible_duplicate;
+        // A backup that is only being tried out says nothing for the others.
+        let go_on = exercised || policy::goes_on(&loss.outcome);
+        if !exercised {
+            let guards = &self.inner.state.shared.targets[loss.target].about.guards;
+            self.went_wrong.failed(guards, loss.outcome.kind());
+        }
+        match &self.first {
+            None if exercised && !runs_once => {}
+            None => self.first = Some(loss),
+            // The same target again: what it said last, if it said anything.
+            Some(first) if first.target == loss.target && loss.answer.is_some() => {
+                self.first = Some(loss);
+            }
+            // What a later target said is dropped before anybody else is asked.
+            Some(_) => {}
+        }
+        go_on && !runs_once
+    }
+
+    /// The first answer is kept for the case that nobody does better. Reading it while it is most
+    /// likely there frees its connection.
+    async fn hold_first(&mut self) {
+        if let Some(Loss {
+            answer: Some((_, body)),
+            ..
+        }) = &mut self.first
+            && let Some(kept) = body.take()
+        {
+            let until = self.until.min(self.now + READ_WITHIN);
+            let mut timer = pin!(Timer::new(self.now, until));
+            *body = kept.hold(timer.as_mut()).await;
+            self.now = timer.now();
+        }
+    }
+
+    fn answered(
+        self,
+        target: usize,
+        head: HeadOf<P, S::Response>,
+        body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
+    ) -> Answer<P, S::Response, C::Stream, O> {
+        if target != self.planned_first {
+            tracing::info!(
+                name: "backstop.failover.rescued",
+                model = %self.inner.state.name(target),
+                attempts = self.attempts,
+            );
+        }
+        self.respond(target, head, body, false)
+    }
+
+    /// The answer when nobody did better than `loss`.
+    fn conclude(
+        self,
+        loss: LossOf<P, S::Response>,
+        is_final: bool,
+    ) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        let Loss {
+            target,
+            outcome,
+            answer,
+            error,
+            ..
+        } = loss;
+        match answer {
+            Some((head, body)) => {
+                let body = body.map(|body| ResponseBody::decided(body.into_body()));
+                Ok(self.respond(target, head, body, is_final))
+            }
+            None => Err(self.fail(outcome, error)),
+        }
+    }
+
+    /// The answer when nobody answered.
+    fn exhausted(mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        tracing::warn!(name: "backstop.failover.exhausted", attempts = self.attempts);
+        let first = self.first.take();
+        if let Some(loss) = first
+            && self.passed_over.is_none_or(|(target, skipped)| {
+                target == loss.target || !skipped.reason.is_passing()
+            })
+        {
+            // A refusal of this very request comes back as it came.
+            let is_final = !policy::is_refusal(&loss.outcome);
+            return self.conclude(loss, is_final);
+        }
+        let outcome = match self.passed_over {
+            Some((_, skipped)) => {
+                Outcome::new(skipped.reason.stands_for()).with_evidence(skipped.reason.as_str())
+            }
+            None if self.until <= self.now => {
+                Outcome::timed_out(Phase::Total).with_evidence("no time was left to ask anybody")
+            }
+            None => Outcome::new(Kind::Unavailable).with_evidence("nobody could be asked"),
+        };
+        Err(self.fail(outcome, None))
+    }
+
+    fn fail(mut self, mut outcome: Outcome, error: Option<BoxError>) -> BoxError {
+        if outcome.retry_after().is_none()
+            && let Some(wait) = self.soonest()
+        {
+            outcome = outcome.with_retry_after(wait, HintSource::Local);
+        }
+        self.finish_trace();
+        Failure::with_source(outcome, Exhausted::new(self.trace, error)).into()
+    }
+
+    /// How long until the first target may be asked again; `None` when one may be asked now or
+    /// nobody knows.
+    fn soonest(&self) -> Option<Duration> {
+        let mut soonest = self.room_at;
+        for (target, state) in self.inner.state.shared.targets.iter().enumerate() {
+            if self.unsuited(target).is_some() {
+                continue;
+            }
+            match state.health.due(self.now) {
+                Some(due) if due > self.now => {
+                    soonest = Some(soonest.map_or(due, |soonest| soonest.min(due)));
+                }
+                // It has no room, or it has just failed.
+                Some(_) if self.room_at.is_none() => return None,
+                Some(_) | None => {}
+            }
+        }
+        soonest
+            .map(|at| at.saturating_duration_since(self.now))
+            .filter(|wait| !wait.is_zero())
+    }
+
+    fn respond(
+        mut self,
+        target: usize,
+        mut head: HeadOf<P, S::Response>,
+        body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
+        is_final: bool,
+    ) -> Answer<P, S::Response, C::Stream, O> {
+        if let Some(extensions) = <P as Responses<S::Response>>::extensions_mut(&mut head) {
+            let name = self.inner.state.name(target);
+            let mode = if target == self.planned_first {
+                Mode::Primary
+            } else {
+                Mode::Failover
+            };
+            extensions.insert(Served::new(Arc::clone(name), mode, self.attempts));
+            self.trace.served = Some(Arc::clone(name));
+            self.finish_trace();
+            extensions.insert(self.trace);
+        }
+        if is_final {
+            P::mark_final(&mut head);
+        }
+        P::join(head, body)
+    }
+
+    fn finish_trace(&mut self) {
+        self.trace.took = self.now.saturating_duration_since(self.started);
+        self.trace.deadline_left = self
+            .deadline
+            .map(|deadline| deadline.remaining(self.now.into_std()));
+    }
+
+    fn target(&self, target: usize) -> &'_ TargetState {
+        &self.inner.state.shared.targets[target]
+    }
+
+    /// Whether the request was sent and cannot be sent again.
+    const fn is_spent(&self) -> bool {
+        matches!(self.source, Source::Once(None))
+    }
+}
+
+/// How long the first token took from when the request was sent.
+fn first_token(tried: &Tried) -> Duration {
+    tried.head.unwrap_or_default() + tried.first_token.unwrap_or_default()
+}
+
+impl Sequence {
+    /// The plan's order; each target but the first is put first for `share` of the calls.
+    fn new(mut order: plan::Order, share: Option<f64>) -> Self {
+        let mut is_exercise = false;
+        if let Some(share) = share {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "not negative, and a large one is no place in the order"
+            )]
+            let place = (fastrand::f64() / share) as usize;
+            let exercised = order.iter().skip(1).nth(place);
+            if let Some(target) = exercised {
+                order.move_to_front(target);
+                is_exercise = true;
+            }
+        }
+        Self {
+            order,
+            past: 0,
+            is_exercise,
+        }
+    }
+
+    /// The next target, and whether it is asked only to see that it works.
+    fn next(&mut self) -> Option<(usize, bool)> {
+        let target = self.order.iter().nth(self.past)?;
+        self.past += 1;
+        Some((target, self.is_exercise && self.past == 1))
+    }
+
+    const fn is_over(&self) -> bool {
+        self.past >= self.order.len()
+    }
+}
