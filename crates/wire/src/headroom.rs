@@ -354,3 +354,191 @@ fn parameter<'a>(item: &'a str, key: &str) -> Option<&'a str> {
         .find(|(found, _)| found.trim() == key)
         .map(|(_, value)| value.trim().trim_matches('"'))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    /// Dimension, window, limit, remaining and reset in milliseconds of each limit.
+    type Row = (Dimension, Window, Option<u64>, Option<u64>, Option<u64>);
+
+    fn rows(provider: Provider, pairs: &[(&'static str, &str)]) -> Vec<Row> {
+        let mut rows: Vec<Row> = read(provider, &headers(pairs))
+            .iter()
+            .flat_map(Headroom::iter)
+            .map(|limit| {
+                let millis = |reset: Duration| u64::try_from(reset.as_millis()).unwrap();
+                let reset = limit.reset.map(millis);
+                (
+                    limit.dimension,
+                    limit.window,
+                    limit.limit,
+                    limit.remaining,
+                    reset,
+                )
+            })
+            .collect();
+        rows.sort_by_key(|row| format!("{row:?}"));
+        rows
+    }
+
+    use Dimension::{InputTokens, OutputTokens, Requests, Tokens};
+
+    #[test]
+    fn openai_counts_by_minute_and_groq_counts_requests_by_day() {
+        let pairs = [
+            ("x-ratelimit-limit-requests", "60"),
+            ("x-ratelimit-remaining-requests", "59"),
+            ("x-ratelimit-reset-requests", "1s"),
+            ("x-ratelimit-limit-tokens", "150000"),
+            ("x-ratelimit-remaining-tokens", "149984"),
+            ("x-ratelimit-reset-tokens", "6m0s"),
+        ];
+        let of = |window| {
+            [
+                (Requests, window, Some(60), Some(59), Some(1000)),
+                (
+                    Tokens,
+                    Window::Minute,
+                    Some(150_000),
+                    Some(149_984),
+                    Some(360_000),
+                ),
+            ]
+        };
+        assert_eq!(rows(Provider::OpenAi, &pairs), of(Window::Minute));
+        assert_eq!(rows(Provider::Groq, &pairs), of(Window::Day));
+    }
+
+    #[test]
+    fn anthropic_has_four_dimensions_with_dates() {
+        let pairs = [
+            ("date", "Thu, 05 Mar 2026 10:00:00 GMT"),
+            ("anthropic-ratelimit-requests-limit", "50"),
+            ("anthropic-ratelimit-requests-remaining", "49"),
+            ("anthropic-ratelimit-requests-reset", "2026-03-05T10:00:01Z"),
+            ("anthropic-ratelimit-input-tokens-limit", "40000"),
+            ("anthropic-ratelimit-input-tokens-remaining", "0"),
+            (
+                "anthropic-ratelimit-input-tokens-reset",
+                "2026-03-05T11:00:13+01:00",
+            ),
+            ("anthropic-ratelimit-output-tokens-remaining", "8000"),
+            ("anthropic-ratelimit-tokens-limit", "48000"),
+        ];
+        let minute = Window::Minute;
+        assert_eq!(
+            rows(Provider::Anthropic, &pairs),
+            [
+                (InputTokens, minute, Some(40_000), Some(0), Some(13_000)),
+                (OutputTokens, minute, None, Some(8000), None),
+                (Requests, minute, Some(50), Some(49), Some(1000)),
+                (Tokens, minute, Some(48_000), None, None),
+            ]
+        );
+        let now = hints::clock(&headers(&pairs));
+        assert_eq!(spent(&headers(&pairs), now), Some(Duration::from_secs(13)));
+    }
+
+    #[test]
+    fn cerebras_names_its_windows() {
+        let pairs = [
+            ("x-ratelimit-limit-requests-day", "1000"),
+            ("x-ratelimit-remaining-requests-day", "999"),
+            ("x-ratelimit-reset-requests-day", "33011.5"),
+            ("x-ratelimit-limit-tokens-minute", "60000"),
+            ("x-ratelimit-remaining-tokens-minute", "0"),
+            ("x-ratelimit-reset-tokens-minute", "11.25"),
+        ];
+        assert_eq!(
+            rows(Provider::Unknown, &pairs),
+            [
+                (
+                    Requests,
+                    Window::Day,
+                    Some(1000),
+                    Some(999),
+                    Some(33_011_500)
+                ),
+                (Tokens, Window::Minute, Some(60_000), Some(0), Some(11_250)),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_fields_of_the_ietf_in_all_their_drafts() {
+        let unknown = Window::Unknown;
+        for (pairs, expected) in [
+            (
+                &[
+                    ("ratelimit", "\"burst\";r=5;t=1, \"daily\";r=50;t=3600"),
+                    (
+                        "ratelimit-policy",
+                        "\"burst\";q=10;w=60,\"daily\";q=100;w=86400",
+                    ),
+                ][..],
+                vec![
+                    (Requests, Window::Day, Some(100), Some(50), Some(3_600_000)),
+                    (Requests, Window::Minute, Some(10), Some(5), Some(1000)),
+                ],
+            ),
+            (
+                &[
+                    ("ratelimit", "tokens;r=7"),
+                    ("ratelimit-policy", "tokens;q=9;w=1;qu=\"output-tokens\""),
+                ],
+                vec![(OutputTokens, Window::Second, Some(9), Some(7), None)],
+            ),
+            (
+                &[("ratelimit", "limit=10, remaining=3, reset=4")],
+                vec![(Requests, unknown, Some(10), Some(3), Some(4000))],
+            ),
+            (
+                &[
+                    ("ratelimit-limit", "10, 10;w=60"),
+                    ("ratelimit-remaining", "3"),
+                    ("ratelimit-reset", "4"),
+                ],
+                vec![(Requests, unknown, Some(10), Some(3), Some(4000))],
+            ),
+        ] {
+            assert_eq!(rows(Provider::Unknown, pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_known() {
+        for text in ["-1", "", "many", "1e400", "0x1", "99999999999999999999999"] {
+            let pairs = [
+                ("x-ratelimit-limit-tokens", text),
+                ("x-ratelimit-remaining-tokens", text),
+                ("x-ratelimit-reset-tokens", "0"),
+            ];
+            assert_eq!(rows(Provider::Azure, &pairs), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn one_limit_that_states_its_reset_alone_is_spent() {
+        let date = ("date", "Thu, 05 Mar 2026 10:00:00 GMT");
+        for (reset, expected) in [
+            ("1772704845", Some(45)),
+            ("1772704845000", Some(45)),
+            ("45", Some(45)),
+            ("1772704700", Some(0)),
+        ] {
+            let map = headers(&[date, ("x-ratelimit-reset", reset)]);
+            let wait = spent(&map, hints::clock(&map));
+            assert_eq!(wait, expected.map(Duration::from_secs), "{reset}");
+        }
+        let left = headers(&[("x-ratelimit-reset", "45"), ("x-ratelimit-remaining", "2")]);
+        assert_eq!(spent(&left, None), None);
+    }
+}

@@ -130,14 +130,17 @@ pub(crate) fn seconds_and_nanos(whole: f64, nanos: f64) -> Option<Duration> {
     seconds(whole + nanos / 1e9)
 }
 
-/// A plain decimal number, with nothing of Rust's own spellings (`inf`, `nan`, `1e3`).
+/// A finite decimal number, as the SDKs read it: with a fraction, a sign or an exponent, but none of
+/// the words that floating point has.
 pub(crate) fn number(text: &str) -> Option<f64> {
     let text = text.trim();
     let plain = text
         .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-        && text.bytes().any(|byte| byte.is_ascii_digit());
-    if plain { text.parse().ok() } else { None }
+        .all(|byte| byte.is_ascii_digit() || b".+-eE".contains(&byte));
+    if !plain {
+        return None;
+    }
+    text.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 /// The time from `now` to a date; a date in the past is no wait at all.
@@ -162,6 +165,7 @@ pub(crate) fn date(text: &str) -> Option<SystemTime> {
     if let Ok(time) = httpdate::parse_http_date(text) {
         return Some(time);
     }
+    let text = &text.replace("UTC", "GMT");
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Some(time.into());
     }
@@ -237,4 +241,125 @@ fn time_span(text: &str) -> Option<Duration> {
         return None;
     }
     seconds(number(days)? * 86_400.0 + number(hours)? * 3600.0 + minutes * 60.0 + secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn delay(pairs: &[(&'static str, &str)]) -> Option<Duration> {
+        from_headers(&headers(pairs)).map(|hint| hint.delay)
+    }
+
+    const DATE: (&str, &str) = ("date", "Fri, 27 Feb 2026 23:59:50 GMT");
+
+    #[test]
+    fn all_forms_of_a_date_count_from_the_response() {
+        for date in [
+            "Sat, 28 Feb 2026 00:00:20 GMT",
+            "Saturday, 28-Feb-26 00:00:20 GMT",
+            "Sat Feb 28 00:00:20 2026",
+            "Sat, 28 Feb 2026 01:00:20 +0100",
+            "Sat, 28 Feb 2026 00:00:20 UTC",
+            "2026-02-28T00:00:20Z",
+        ] {
+            let hint = delay(&[DATE, ("retry-after", date)]);
+            assert_eq!(hint, Some(Duration::from_secs(30)), "{date}");
+            assert_eq!(delay(&[("retry-after", date)]), None, "{date}");
+        }
+    }
+
+    #[test]
+    fn a_hint_that_is_none_gives_way_to_the_next() {
+        let retry_after = ("retry-after", "2");
+        for broken in ["", "nan", "inf", "-1", "1e999", "soon", "1,5"] {
+            let hint = delay(&[("retry-after-ms", broken), retry_after]);
+            assert_eq!(hint, Some(Duration::from_secs(2)), "{broken}");
+        }
+        let of = |pairs: &[_]| from_headers(&headers(pairs)).map(|hint| hint.source);
+        assert_eq!(of(&[retry_after]), Some(HintSource::RetryAfter));
+        assert_eq!(
+            of(&[("retry-after", "x"), ("x-amz-retry-after", "9")]),
+            Some(HintSource::Header)
+        );
+        assert_eq!(
+            of(&[retry_after, ("x-ms-retry-after-ms", "9")]),
+            Some(HintSource::RetryAfterMs)
+        );
+    }
+
+    #[test]
+    fn phrases() {
+        let millis = Duration::from_millis;
+        for (text, expected) in [
+            ("Please try again in 9m38.016s.", Some(millis(578_016))),
+            ("Please retry after 45 seconds.", Some(millis(45_000))),
+            (
+                "Please retry in 900.2ms.",
+                Some(Duration::from_micros(900_200)),
+            ),
+            ("try again in 1 hour and 2 minutes", Some(millis(3_720_000))),
+            (
+                "Quota will be replenished in 1.02:03:04.",
+                Some(millis(93_784_000)),
+            ),
+            ("try again in a moment", None),
+            ("Please try again later.", None),
+            ("retry after 5", None),
+            ("try again in 5 apples", None),
+            ("try again in 99999999999999999999999999999 days", None),
+            ("wait for 10:99:00", None),
+        ] {
+            assert_eq!(from_text(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn should_retry_is_a_word() {
+        assert_eq!(
+            should_retry(&headers(&[("x-should-retry", "TRUE")])),
+            Some(true)
+        );
+        assert_eq!(
+            should_retry(&headers(&[("x-should-retry", "false")])),
+            Some(false)
+        );
+        assert_eq!(should_retry(&headers(&[("x-should-retry", "1")])), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn go_durations(hours in 0_u64..1000, minutes in 0_u64..60, millis in 0_u64..60_000) {
+            let secs = millis / 1000;
+            let text = format!("{hours}h{minutes}m{secs}.{:03}s", millis % 1000);
+            let expected = Duration::from_secs(hours * 3600 + minutes * 60) + Duration::from_millis(millis);
+            let given = duration(&text).unwrap();
+            prop_assert!(given.abs_diff(expected) < Duration::from_micros(1), "{given:?}");
+        }
+
+        #[test]
+        fn any_header_is_a_wait_or_none(value in "\\PC{0,30}") {
+            if let Ok(value) = http::HeaderValue::from_str(&value) {
+                for name in ["retry-after", "retry-after-ms", "x-amz-retry-after"] {
+                    let mut map = headers(&[DATE]);
+                    map.insert(name, value.clone());
+                    let text = value.to_str().unwrap_or_default();
+                    let hint = from_headers(&map);
+                    prop_assert!(hint.is_none() || text.bytes().any(|b| b.is_ascii_digit()));
+                }
+            }
+            let _ = from_text(&format!("try again in {value}"));
+        }
+    }
 }

@@ -350,3 +350,58 @@ impl std::error::Error for RecordError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_heads_the_last_counts() {
+        let text =
+            b"HTTP/1.1 200 Connection established\r\n\r\nHTTP/1.1 307 Temporary Redirect\r\n\
+            location: /x\r\n\r\nHTTP/2 429 \r\nRetry-After: 4\r\n\
+            content-type: application/json\r\n\r\n{\"error\":{\"code\":\"insufficient_quota\"}}";
+        let record = Record::from_response(text).unwrap();
+        let outcome = record.classify();
+        assert_eq!(outcome.kind(), Kind::QuotaExhausted);
+        assert_eq!(retry_after_ms(&outcome), Some(4000));
+    }
+
+    #[test]
+    fn a_stream_that_broke_after_its_first_token_is_nobodys_to_take_over() {
+        let text = b"HTTP/1.1 200 OK\ncontent-type: text/event-stream\n\n\
+            data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"Hi\"}}]}\n\n";
+        let outcome = Record::from_response(text).unwrap().classify();
+        assert_eq!(outcome.kind(), Kind::Malformed);
+        assert!(!outcome.may_fail_over() && !outcome.may_repeat());
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_with_a_reason() {
+        for (line, reason) in [
+            ("{", "the line is not a record in JSON"),
+            ("{\"id\":1}", "the line is not a record in JSON"),
+            ("{\"status\":7}", "`status` is no HTTP status"),
+            (
+                "{\"status\":200,\"body_b64\":\"*\"}",
+                "`body_b64` is not base64",
+            ),
+        ] {
+            let error = Record::from_json(line).unwrap_err();
+            assert_eq!(error.to_string(), reason);
+        }
+        for text in [&b""[..], b"HTTP/1.1", b"HTTP/1.1 abc\r\n\r\n", b"{}"] {
+            let error = Record::from_response(text).unwrap_err();
+            assert_eq!(error.to_string(), RecordError(Why::Head).to_string());
+        }
+    }
+
+    #[test]
+    fn the_verdict_keeps_the_id_as_it_is() {
+        let record = Record::from_json(r#"{"id":{"a":[1]},"status":503}"#).unwrap();
+        let verdict = record.verdict(&record.classify());
+        assert!(verdict.contains(r#""id":{"a":[1]}"#), "{verdict}");
+        let success = Outcome::success();
+        assert!(record.verdict(&success).contains(r#""scope":null"#));
+    }
+}

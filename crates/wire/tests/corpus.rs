@@ -84,6 +84,7 @@ fn shared() -> Option<PathBuf> {
         .find(|folder| folder.is_dir())
 }
 
+/// The floors that the project sets itself for records that it did not write.
 #[test]
 fn agrees_with_the_shared_corpus() {
     let Some(folder) = shared() else {
@@ -93,5 +94,40 @@ fn agrees_with_the_shared_corpus() {
     let text = fs::read_to_string(folder.join("failures.jsonl")).expect("the corpus");
     let score = score(&text);
     println!("{score:#?}");
+    assert!(score.share(score.kind) >= 0.97);
+    assert!(score.share(score.kind_or_alternative) >= 0.99);
     assert!(score.share(score.retry_after) >= 0.98);
+    assert!(score.share(score.scope) >= 0.95);
+    assert!(score.share(score.failover) >= 0.95);
+    assert!(score.share(score.same_target_retry) >= 0.95);
+}
+
+#[test]
+fn agrees_with_its_own_corpus_in_every_field() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut files = 0;
+    for file in fs::read_dir(folder).expect("the corpus") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+        let score = score(&text);
+        assert!(score.wrong.is_empty(), "{:#?}", score.wrong);
+        assert!(score.records > 0);
+        files += 1;
+    }
+    assert!(files >= 10);
+}
+
+/// What is printed names evidence; it must not be a way out for what was said to a model.
+#[test]
+fn verdicts_quote_nothing() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for file in fs::read_dir(folder).expect("the corpus") {
+        let text = fs::read_to_string(file.expect("a file").path()).expect("text");
+        for line in text.lines() {
+            let record: Value = serde_json::from_str(line).expect("JSON");
+            let marked = line.replace("...", "a-secret");
+            let verdict = Record::from_json(&marked).expect("a record");
+            let verdict = verdict.verdict(&verdict.classify());
+            assert!(!verdict.contains("a-secret"), "{}", record["id"]);
+        }
+    }
 }

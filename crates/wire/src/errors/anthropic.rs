@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
                 "monthly spend limit",
                 "usage limits. you will",
                 "extra usage is required",
+                "out of extra usage",
             ])
             .says(QUOTA_ACCOUNT),
         Rule::new("anthropic: overloaded_error", ERRORS)
@@ -25,13 +26,7 @@ pub(super) const FAMILY: Family = Family {
             .says(BUSY_PROVIDER),
         Rule::new("anthropic: rate_limit_error of the account", LIMITS)
             .words(&["rate_limit_error"])
-            .text(&[
-                "your account's rate limit",
-                "your organization's rate limit",
-                "acceleration limit",
-                "your organization's maximum usage increase",
-                "maximum usage increase rate",
-            ])
+            .text(&["your account's rate limit"])
             .says(LIMIT_ACCOUNT),
         Rule::new("anthropic: rate_limit_error", LIMITS)
             .words(&["rate_limit_error"])

@@ -51,12 +51,7 @@ pub(super) const FAMILY: Family = Family {
             .says(DOWN_MODEL),
         Rule::new("bedrock: model lacks capacity", HELP)
             .words(&["serviceunavailableexception", "serviceunavailable"])
-            .text(&[
-                "capacity",
-                "unable to process your request",
-                "too many connections",
-                "high demand",
-            ])
+            .text(&["capacity", "too many connections", "high demand"])
             .says(BUSY_MODEL),
         Rule::new("bedrock: ServiceUnavailableException", API)
             .words(&["serviceunavailableexception", "serviceunavailable"])

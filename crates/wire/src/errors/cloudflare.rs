@@ -51,6 +51,8 @@ pub(super) const FAMILY: Family = Family {
                 "error code: 1009",
                 "error code: 1006",
                 "just a moment",
+                "attention required",
+                "you have been blocked",
             ])
             .says(DOWN.with_repeat(false)),
     ],

@@ -56,11 +56,11 @@ pub(super) struct Report {
     pub(super) relayed: bool,
 }
 
-/// How deep errors may be nested in one another: gateways wrap what they relay, and ten levels are
-/// the most that any client is known to unwrap.
-const MAX_DEPTH: usize = 10;
+/// How deep is searched: gateways wrap what they relay, each of which takes two or three steps, and
+/// ten gateways are the most that any client is known to unwrap (gemini-cli).
+const MAX_DEPTH: usize = 32;
 /// How many errors of one body are looked at.
-const MAX_REPORTS: usize = 16;
+const MAX_REPORTS: usize = 24;
 /// How many typed words of one error are kept.
 const MAX_WORDS: usize = 24;
 /// How much of a message is searched for phrases; what follows is an echo.
@@ -190,6 +190,18 @@ impl Reader {
                 self.embedded(text, depth + 1);
             }
             Some(error @ Value::Array(_)) => self.any(error, depth + 1),
+            Some(Value::Number(number)) => {
+                let mut report = Report::under(self.status);
+                report.take_words(map);
+                report.take_fields(map);
+                report.add_word(&number.to_string());
+                report.add_message(str_of(map, "message"));
+                if report.status.is_none() {
+                    let status = number.as_u64().and_then(|code| u16::try_from(code).ok());
+                    report.status = status.filter(|code| (400..600).contains(code));
+                }
+                self.push(report);
+            }
             _ => {}
         }
         if let Some(Value::Object(base)) = map.get("base_resp")
@@ -293,9 +305,7 @@ impl Reader {
             }
             Some(Value::Array(items)) => {
                 for item in items.iter().filter_map(Value::as_object).take(4) {
-                    // What was received is beside it, in `input`, and is not read.
-                    report.add_word("validation_error");
-                    report.add_message(str_of(item, "msg"));
+                    report.take_violation(item);
                 }
             }
             _ => {}
@@ -441,7 +451,8 @@ impl Report {
             self.message.push('\n');
         }
         self.text.push_str(text);
-        without_quotations(text, &mut self.message);
+        let may_echo = matches!(self.status, None | Some(400 | 422));
+        without_quotations(text, may_echo, &mut self.message);
     }
 
     /// A message that is an object: Mistral's `{"detail": [..]}`, an error in a `detail`.
@@ -450,9 +461,8 @@ impl Report {
             match object.get(key) {
                 Some(Value::String(text)) => self.add_message(text),
                 Some(Value::Array(items)) => {
-                    self.add_word("validation_error");
                     for item in items.iter().filter_map(Value::as_object).take(4) {
-                        self.add_message(str_of(item, "msg"));
+                        self.take_violation(item);
                     }
                 }
                 Some(Value::Object(inner)) => {
@@ -462,6 +472,17 @@ impl Report {
                 _ => {}
             }
         }
+    }
+
+    /// One of pydantic's findings. What was received is beside it, in `input`, and is not read.
+    fn take_violation(&mut self, item: &Map<String, Value>) {
+        self.add_word("validation_error");
+        self.add_word(str_of(item, "type"));
+        let place = item.get("loc").and_then(Value::as_array);
+        if let Some(Value::String(parameter)) = place.and_then(|place| place.last()) {
+            self.add_word(&format!("param:{parameter}"));
+        }
+        self.add_message(str_of(item, "msg"));
     }
 
     /// The typed fields of an error object.
@@ -751,8 +772,9 @@ fn cut(text: &str, max: usize) -> &str {
 }
 
 /// Appends a message in lower case, with typographic apostrophes made plain and without quoted
-/// passages of more than one word: they are what the error is about, not what it says.
-fn without_quotations(text: &str, into: &mut String) {
+/// passages of more than one word: they are what the error is about, not what it says. Where the
+/// error `may_echo` the request, an object is such a passage as well.
+fn without_quotations(text: &str, may_echo: bool, into: &mut String) {
     into.reserve(text.len());
     let mut rest = text;
     let mut before = ' ';
@@ -762,6 +784,7 @@ fn without_quotations(text: &str, into: &mut String) {
             '"' | '`' => Some(open),
             '\'' if !before.is_alphanumeric() => Some(open),
             '\u{201c}' => Some('\u{201d}'),
+            '{' if may_echo => Some('}'),
             _ => None,
         };
         before = open;
@@ -770,7 +793,14 @@ fn without_quotations(text: &str, into: &mut String) {
                 let after = || rest[at + found.len_utf8()..].chars().next();
                 *found == close && (close != '\'' || !after().is_some_and(char::is_alphanumeric))
             };
-            rest.char_indices().find(ends).map(|(at, _)| at)
+            let mut places = rest.char_indices();
+            // Objects nest: the last brace ends the passage.
+            let end = if close == '}' {
+                places.rfind(ends)
+            } else {
+                places.find(ends)
+            };
+            end.map(|(at, _)| at)
         });
         match (close, end) {
             (Some(close), Some(end)) => {
@@ -784,7 +814,7 @@ fn without_quotations(text: &str, into: &mut String) {
                 }
                 rest = &rest[end + close.len_utf8()..];
             }
-            (Some('"' | '\u{201d}'), None) => {
+            (Some('"' | '\u{201d}' | '}'), None) => {
                 // A quotation that was cut: nothing after it is the error's own.
                 into.push('\u{fffc}');
                 return;

@@ -179,6 +179,9 @@ pub(super) const PHRASES: &[Rule] = &[
             "invalid authentication",
             "no auth credentials",
             "missing api key",
+            "authorization header",
+            "token seems invalid",
+            "not authenticated",
             "api key is invalid",
             "api key is missing",
             "unauthorized",
@@ -227,6 +230,8 @@ pub(super) const PHRASES: &[Rule] = &[
         .on(LIMIT)
         .text(&[
             "your account's rate limit",
+            "organization max",
+            "max organization",
             "account rate limit",
             "rate limit for your account",
         ])
@@ -342,11 +347,12 @@ const UNSUPPORTED_PHRASES: &[&str] = &[
     "do not support",
     "don't support",
     "cannot both be specified for this model",
-    "extra inputs are not permitted",
     "unknown variant",
     "modality is not enabled",
     "is not enabled for models/",
-    "requires --enable",
+    "requires --",
+    "only works in",
+    "is not enabled for this model",
     "not implemented",
     "unsupported feature",
     "not supported",

@@ -93,7 +93,11 @@ pub(super) const FAMILY: Family = Family {
             .says(AUTH_KEY),
         Rule::new("google: location not served", ERRORS)
             .on(&[400, 403])
-            .text(&["location is not supported"])
+            .text(&[
+                "location is not supported",
+                "free tier is not available",
+                "has been suspended",
+            ])
             .says(AUTH_ACCOUNT),
         Rule::new("google: model not enabled for the project", VERTEX)
             .on(&[400, 403, 404])

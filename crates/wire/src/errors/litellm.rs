@@ -21,10 +21,13 @@ pub(super) const FAMILY: Family = Family {
             ])
             .says(QUOTA_KEY),
         Rule::new("litellm: all deployments are cooling down", ROUTER)
-            .on(&[429, 400, 5, NONE])
+            .on(&[429, 5, NONE])
             .text(&["no deployments available", "no healthy deployments"])
-            .but_not(&["invalid model name"])
             .says(BUSY_MODEL),
+        Rule::new("litellm: no deployment serves the model", ROUTER)
+            .on(&[400, 404])
+            .text(&["no healthy deployments", "no deployments available"])
+            .says(NOT_FOUND),
         Rule::new("litellm: the gateway's own limit", PROXY)
             .on(&[429])
             .text(&[

@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
                 "exceeds the available context size",
                 "input is too large to process",
                 "context size exceeded",
+                "larger than the max context size",
                 "the prompt exceeds",
             ])
             .says(CONTEXT),

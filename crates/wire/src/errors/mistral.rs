@@ -25,30 +25,13 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("mistral: code 1500, no such model", GLOSSARY)
             .words(&["1500", "invalid_model", "unknown_model"])
             .says(NOT_FOUND),
-        Rule::new("mistral: a parameter that it does not know", GLOSSARY)
-            .on(&[422, 400])
-            .words(&["extra_forbidden"])
-            .says(UNSUPPORTED),
-        Rule::new(
-            "mistral: a parameter that it does not know, by its text",
-            GLOSSARY,
-        )
-        .on(&[422, 400])
-        .text(&["extra inputs are not permitted"])
-        .says(UNSUPPORTED),
         Rule::new("mistral: a monthly limit", LIMITS)
             .on(&[402, 429])
             .text(&["per month", "monthly"])
             .says(QUOTA_ACCOUNT),
         Rule::new("mistral: limits hold for the workspace", LIMITS)
             .on(&[429])
-            .words(&["1300", "rate_limited", "rate_limit_error"])
             .says(LIMIT_ACCOUNT),
     ],
-    last: &[Rule::new(
-        "mistral: limits hold for the workspace, by the status",
-        LIMITS,
-    )
-    .on(&[429])
-    .says(LIMIT_ACCOUNT)],
+    last: &[],
 };

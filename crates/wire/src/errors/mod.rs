@@ -32,6 +32,8 @@ mod openai;
 mod openrouter;
 mod perplexity;
 mod rule;
+#[cfg(test)]
+mod tests;
 mod together;
 mod vllm;
 mod whole;

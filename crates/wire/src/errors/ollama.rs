@@ -33,6 +33,10 @@ pub(super) const FAMILY: Family = Family {
                 "unable to allocate",
             ])
             .says(DOWN_MODEL.with_repeat(false)),
+        Rule::new("ollama: the plan lacks the model", CLOUD)
+            .on(&[401, 403])
+            .text(&["requires a subscription"])
+            .says(AUTH_ACCOUNT),
         Rule::new("ollama: no such model", SERVER)
             .on(&[400, 404, 500, NONE])
             .text(&[

@@ -7,6 +7,7 @@ const RESPONSES: &str =
     "https://platform.openai.com/docs/api-reference/responses/object (error.code)";
 const LIMITS: &str = "https://platform.openai.com/docs/guides/rate-limits";
 const AZURE: &str = "https://learn.microsoft.com/azure/ai-services/openai/quotas-limits";
+const PARAMETERS: &str = "the providers' API references; docs/wire.md";
 const GROQ: &str = "https://console.groq.com/docs/errors";
 
 /// Codes and types that speak for themselves under every OpenAI-compatible roof.
@@ -178,6 +179,21 @@ pub(super) const TYPED: &[Rule] = &[
         "output_parse_failed",
     ])
     .says(NONSENSE_REQUEST),
+    Rule::new(
+        "a parameter of another provider's API that is not known here",
+        PARAMETERS,
+    )
+    .on(&[400, 422, NONE])
+    .words(KNOWN_PARAMETERS)
+    .text(&[
+        "extra inputs are not permitted",
+        "unknown parameter",
+        "unrecognized request argument",
+        "unsupported parameter",
+        "unknown field",
+        "unexpected keyword",
+    ])
+    .says(UNSUPPORTED),
     Rule::new("code of a value that validation refused", CODES)
         .on(&[4, NONE])
         .words(&[
@@ -208,6 +224,7 @@ pub(super) const TYPED: &[Rule] = &[
             "image_file_not_found",
             "failed_to_download_image",
             "unsupported_image_media_type",
+            "extra_forbidden",
             "previous_response_not_found",
             "data_residency_mismatch",
         ])
@@ -297,4 +314,47 @@ pub(super) const OVERLOADED: &[&str] = &[
     "maximum pending requests exceeded",
     "max queue size",
     "engine is currently",
+];
+
+/// Parameters that some provider's API has: where one is not known, another provider may take it.
+const KNOWN_PARAMETERS: &[&str] = &[
+    "param:audio",
+    "param:cache_control",
+    "param:frequency_penalty",
+    "param:functions",
+    "param:function_call",
+    "param:guided_json",
+    "param:logit_bias",
+    "param:logprobs",
+    "param:max_completion_tokens",
+    "param:max_output_tokens",
+    "param:metadata",
+    "param:min_p",
+    "param:modalities",
+    "param:n",
+    "param:parallel_tool_calls",
+    "param:prediction",
+    "param:presence_penalty",
+    "param:prompt_cache_key",
+    "param:reasoning",
+    "param:reasoning_effort",
+    "param:repetition_penalty",
+    "param:response_format",
+    "param:seed",
+    "param:service_tier",
+    "param:stop",
+    "param:stop_sequences",
+    "param:store",
+    "param:stream_options",
+    "param:system",
+    "param:temperature",
+    "param:thinking",
+    "param:tool_choice",
+    "param:tools",
+    "param:top_k",
+    "param:top_logprobs",
+    "param:top_p",
+    "param:user",
+    "param:verbosity",
+    "param:web_search_options",
 ];

@@ -19,7 +19,7 @@ pub(super) const FAMILY: Family = Family {
             .says(LIMIT_ACCOUNT),
         Rule::new("openrouter: in-flight budget", LIMITS)
             .words(&["limit_source:openrouter_in_flight_budget"])
-            .says(LIMIT_KEY),
+            .says(LIMIT_ACCOUNT),
         Rule::new("openrouter: the key's own limit", LIMITS)
             .on(&[402, 403, 429])
             .text(&[
@@ -105,7 +105,7 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("openrouter: no endpoint fits the request", ERRORS)
             .on(&[404])
             .text(&["no endpoints found that support"])
-            .says(NOT_FOUND),
+            .says(UNSUPPORTED),
         Rule::new("openrouter: no provider is available", ERRORS)
             .on(&[503])
             .text(&["no available model provider", "no instances available"])

@@ -95,6 +95,12 @@ impl Rule {
         self.evidence
     }
 
+    #[cfg(test)]
+    pub(super) fn texts(&self) -> impl Iterator<Item = &'static str> {
+        let texts = [self.words, self.any, self.all, self.none];
+        texts.into_iter().flatten().copied()
+    }
+
     /// What the row says of a report, if it holds.
     pub(super) fn decide(&self, report: &Report) -> Option<Outcome> {
         let status = report.status.unwrap_or(NONE);

@@ -107,8 +107,10 @@ impl Look {
                 // Cloudflare, and others.
                 b"success" => self.error |= value.is_false(),
                 b"type" | b"object" => self.error |= value.text() == Some(b"error"),
-                // OpenAI Responses.
-                b"status" => self.error |= value.text() == Some(b"failed"),
+                // `failed` is OpenAI's, for Responses.
+                b"status" => {
+                    self.error |= matches!(value.text(), Some(b"failed" | b"error"));
+                }
                 // MiniMax.
                 b"base_resp" => {
                     let code = value.get("status_code");

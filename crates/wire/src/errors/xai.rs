@@ -41,8 +41,7 @@ pub(super) const FAMILY: Family = Family {
             .says(AUTH_MODEL),
         Rule::new("xai: the team is blocked", ERRORS)
             .on(&[401, 403])
-            .text(&["team is blocked", "team has been blocked", "your team"])
-            .but_not(&["credit"])
+            .text(&["team is blocked", "team has been blocked"])
             .says(AUTH_ACCOUNT),
         Rule::new("xai: no such model", ERRORS)
             .on(&[400, 404])
