@@ -12,7 +12,11 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::{alarm::Alarm, clock::Clock};
+use crate::{
+    Limits,
+    alarm::Alarm,
+    clock::{Clock, Terms},
+};
 
 pin_project! {
     /// A response body whose silence is limited.
@@ -31,34 +35,36 @@ pin_project! {
         alarm: Alarm,
         stream: Option<S>,
         clock: Clock,
-        report: Option<Reporter>,
+        terms: Terms,
+        layer: Arc<dyn Settings>,
+        // Whether an observer is still to hear of the end.
+        observed: bool,
     }
 }
 
-/// Tells the layer's observer, without naming its type.
-pub(crate) struct Reporter {
-    pub(crate) to: Arc<dyn Report>,
-    pub(crate) started: Instant,
-}
-
-pub(crate) trait Report: Send + Sync {
+/// What a body needs of its layer, without the types of the classifier and the observer.
+pub(crate) trait Settings: Send + Sync {
+    fn limits(&self) -> &Limits;
     fn phase_ended(&self, phase: Phase, took: Duration);
     fn timed_out(&self, elapsed: &Elapsed);
 }
 
 impl<B, S> ResponseBody<B, S> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         inner: B,
         stream: Option<S>,
-        clock: Clock,
-        report: Option<Reporter>,
+        terms: Terms,
+        layer: Arc<dyn Settings>,
+        observed: bool,
     ) -> Self {
         Self {
             inner: Some(inner),
             alarm: Alarm::new(),
             stream,
-            clock,
-            report,
+            clock: Clock::new(),
+            terms,
+            layer,
+            observed,
         }
     }
 }
@@ -89,42 +95,44 @@ where
                         None if data.is_empty() => Step::default(),
                         None => Step::progress(Progress::Token),
                     };
-                    let ended = this.clock.found(&step, data.len(), this.report.is_some());
-                    if let (Some(report), Some(ended)) = (&this.report, ended) {
-                        report.to.phase_ended(ended.phase, ended.took);
+                    let floor = this.layer.limits().floor.as_ref();
+                    let ended = this.clock.found(&step, data.len(), floor, *this.observed);
+                    if let Some(ended) = ended
+                        && *this.observed
+                    {
+                        this.layer.phase_ended(ended.phase, ended.took);
                     }
                 }
                 // Whoever reads this may stop at the last frame and never ask for the end.
-                if this.report.is_some()
+                if *this.observed
                     && this
                         .inner
                         .as_ref()
                         .as_pin_ref()
-                        .is_some_and(|inner| inner.is_end_stream())
-                    && let Some(report) = this.report.take()
+                        .is_none_or(|inner| inner.is_end_stream())
                 {
-                    report.over();
+                    *this.observed = false;
+                    over(&**this.layer, this.terms);
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
             Poll::Ready(None) => {
-                if let Some(report) = this.report.take() {
-                    report.over();
+                if *this.observed {
+                    over(&**this.layer, this.terms);
                 }
                 None
             }
             Poll::Pending => {
-                let Some(due) = this.clock.pending() else {
+                let Some(due) = this.clock.pending(this.layer.limits(), this.terms) else {
                     return Poll::Pending;
                 };
                 ready!(this.alarm.as_mut().poll(cx, due.at));
                 let elapsed = this.clock.reached(due);
-                if let Some(report) = this.report.take() {
-                    match &elapsed {
-                        Some(elapsed) => report.to.timed_out(elapsed),
-                        None => report.over(),
-                    }
+                match &elapsed {
+                    Some(elapsed) => this.layer.timed_out(elapsed),
+                    None if *this.observed => over(&**this.layer, this.terms),
+                    None => {}
                 }
                 elapsed.map(|elapsed| Err(elapsed.into()))
             }
@@ -154,11 +162,11 @@ impl<B, S> fmt::Debug for ResponseBody<B, S> {
     }
 }
 
-impl Reporter {
-    /// The whole call is over, in time.
-    fn over(self) {
-        let took = Instant::now().saturating_duration_since(self.started);
-        self.to.phase_ended(Phase::Total, took);
+/// The whole call is over, in time.
+fn over(layer: &dyn Settings, terms: &Terms) {
+    if let Some(started) = terms.started {
+        let took = Instant::now().saturating_duration_since(started);
+        layer.phase_ended(Phase::Total, took);
     }
 }
 
@@ -172,7 +180,18 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
-    use crate::{Limits, alarm::registrations};
+    use crate::{alarm::registrations, service::Shared};
+
+    fn body<B>(inner: B, limits: Limits) -> ResponseBody<B, Unstreamed> {
+        let shared = Shared {
+            limits,
+            classify: (),
+            observer: (),
+            target: "".into(),
+            shares_deadline: false,
+        };
+        ResponseBody::new(inner, None, Terms::default(), Arc::new(shared), false)
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_timer_is_registered_once_per_limit_not_once_per_chunk() {
@@ -187,8 +206,7 @@ mod tests {
             .first_token(Duration::from_secs(20))
             .idle(Duration::from_secs(10))
             .keep_alive(Duration::from_secs(30));
-        let clock = Clock::new(&limits, None, None, None);
-        let mut body = pin!(ResponseBody::<_, Unstreamed>::new(inner, None, clock, None));
+        let mut body = pin!(body(inner, limits));
         registrations::take();
         let mut chunks = 0;
         while let Some(frame) = body.frame().await {
@@ -207,8 +225,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_waits_has_no_timer() {
         let inner = http_body_util::Full::new(Bytes::from_static(b"whole"));
-        let clock = Clock::new(&Limits::default(), None, None, None);
-        let body = ResponseBody::<_, Unstreamed>::new(inner, None, clock, None);
+        let body = body(inner, Limits::default());
         registrations::take();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
         assert_eq!(registrations::take(), 0);

@@ -1,39 +1,49 @@
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use backstop_core::{Elapsed, Phase, Progress, Step, TimeLimits};
 use tokio::time::Instant;
 
 use crate::config::{Floor, Limits, MAX_LIMIT};
 
-/// When the whole call must be over.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Total {
-    pub(crate) started: Instant,
-    pub(crate) limit: Duration,
+/// What one call has of its own to be limited by.
+#[derive(Debug, Default)]
+pub(crate) struct Terms {
+    pub(crate) overrides: Option<Box<TimeLimits>>,
+    /// The size of the request; 0 if it is not known.
+    pub(crate) size: u64,
+    /// When it was called. Known if the whole call is limited or observed.
+    pub(crate) started: Option<Instant>,
+    /// What the limit of the layer, that of the request and its deadline leave for the whole call.
+    pub(crate) total: Option<Duration>,
 }
 
-/// The limits of one body and how much of them has been used.
+/// How far a body has come, and how long it was waited for.
 ///
 /// Only waiting is counted: time between a poll that was pending and the next that was not. While
 /// the reader does not poll, the provider may be held up by the reader, and nothing is counted.
+///
+/// It is small, because it is moved with every response; the limits are looked up when there is
+/// something to wait for.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    first_token: Option<Duration>,
-    idle: Option<Duration>,
-    keep_alive: Option<Duration>,
-    end_grace: Duration,
-    floor: Option<FloorClock>,
-    total: Option<Total>,
     stage: Stage,
     /// Whether a keep-alive came after the last semantic event.
     kept_alive: bool,
-    /// Waited since the last semantic event.
-    spent: Duration,
-    /// Waited since the last sign of life.
-    silent: Duration,
     /// When a poll found nothing, if none has found anything since.
     since: Option<Instant>,
+    /// Waited since the last semantic event.
+    spent: Nanos,
+    /// Waited since the last sign of life.
+    silent: Nanos,
+    /// Waited since enough had come to satisfy the floor.
+    floor_spent: Nanos,
+    /// What has come in that time.
+    floor_bytes: u64,
 }
+
+/// A duration in half the space, enough for 584 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Nanos(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -43,13 +53,6 @@ enum Stage {
     Answering,
     /// After the proper end, or after a failure that the stream told of.
     Over,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct FloorClock {
-    floor: Floor,
-    spent: Duration,
-    bytes: u64,
 }
 
 /// What is due first.
@@ -68,7 +71,10 @@ enum What {
         /// Waited before `since`.
         spent: Duration,
     },
-    Total(Total),
+    Total {
+        started: Instant,
+        limit: Duration,
+    },
 }
 
 /// The end of a phase, to be told.
@@ -83,57 +89,44 @@ pub(crate) fn after(start: Instant, limit: Duration) -> Instant {
     start.checked_add(limit.min(MAX_LIMIT)).unwrap_or(start)
 }
 
-impl Total {
-    pub(crate) fn at(&self) -> Instant {
-        after(self.started, self.limit)
+impl Terms {
+    /// When the whole call must be over, if it must: from when, and after how long.
+    pub(crate) fn whole(&self) -> Option<(Instant, Duration)> {
+        self.started.zip(self.total)
     }
 
-    pub(crate) fn elapsed(&self, now: Instant) -> Elapsed {
-        Elapsed::new(
-            Phase::Total,
-            self.limit,
-            now.saturating_duration_since(self.started),
-        )
+    fn first_token(&self, limits: &Limits) -> Option<Duration> {
+        let own = self.overrides.as_ref().and_then(|own| own.first_token);
+        let limit = own.or(limits.first_token)?;
+        Some(limit.saturating_add(in_proportion(limits.first_token_per_mib, self.size)))
+    }
+
+    /// The limit between semantic events, and the looser one while keep-alives come.
+    fn idle(&self, limits: &Limits) -> (Option<Duration>, Option<Duration>) {
+        let own = self.overrides.as_ref().and_then(|own| own.idle);
+        let bound = limits.keep_alive;
+        match own {
+            Some(own) => (Some(own), bound.map(|bound| bound.max(own))),
+            None => (limits.idle, bound),
+        }
     }
 }
 
 impl Clock {
-    pub(crate) fn new(
-        limits: &Limits,
-        overrides: Option<&TimeLimits>,
-        size: Option<u64>,
-        total: Option<Total>,
-    ) -> Self {
-        let (mut first_token, mut idle) = (limits.first_token, limits.idle);
-        let mut keep_alive = limits.keep_alive;
-        if let Some(overrides) = overrides {
-            first_token = overrides.first_token.or(first_token);
-            if let Some(limit) = overrides.idle {
-                idle = Some(limit);
-                // The bound for keep-alives is the looser one.
-                keep_alive = keep_alive.map(|bound| bound.max(limit));
-            }
-        }
-        if let (Some(limit), Some(size)) = (&mut first_token, size) {
-            *limit = limit.saturating_add(in_proportion(limits.first_token_per_mib, size));
-        }
+    pub(crate) const fn new() -> Self {
         Self {
-            first_token,
-            idle,
-            keep_alive,
-            end_grace: limits.end_grace,
-            floor: limits.floor.map(FloorClock::new),
-            total,
             stage: Stage::Before,
             kept_alive: false,
-            spent: Duration::ZERO,
-            silent: Duration::ZERO,
             since: None,
+            spent: Nanos(0),
+            silent: Nanos(0),
+            floor_spent: Nanos(0),
+            floor_bytes: 0,
         }
     }
 
     /// A poll found nothing: what is due first, if anything is.
-    pub(crate) fn pending(&mut self) -> Option<Due> {
+    pub(crate) fn pending(&mut self, limits: &Limits, terms: &Terms) -> Option<Due> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let mut due: Option<Due> = None;
         let mut consider = |at, what| {
@@ -141,24 +134,23 @@ impl Clock {
                 due = Some(Due { at, what });
             }
         };
-        let mut limit = |phase, limit: Duration, spent| {
-            consider(
-                after(since, limit.saturating_sub(spent)),
-                What::Limit {
-                    phase,
-                    limit,
-                    spent,
-                },
-            );
+        let mut limit = |phase, limit: Duration, spent: Nanos| {
+            let spent = spent.duration();
+            let what = What::Limit {
+                phase,
+                limit,
+                spent,
+            };
+            consider(after(since, limit.saturating_sub(spent)), what);
         };
         match self.stage {
             Stage::Before => {
-                if let Some(first_token) = self.first_token {
+                if let Some(first_token) = terms.first_token(limits) {
                     limit(Phase::FirstToken, first_token, self.spent);
                 }
             }
             Stage::Answering => {
-                match (self.idle, self.keep_alive) {
+                match terms.idle(limits) {
                     (idle, Some(bound)) if self.kept_alive => {
                         limit(Phase::Idle, bound, self.spent);
                         if let Some(idle) = idle {
@@ -168,22 +160,21 @@ impl Clock {
                     (Some(idle), _) => limit(Phase::Idle, idle, self.spent),
                     (None, _) => {}
                 }
-                if let Some(floor) = &self.floor {
-                    limit(Phase::Idle, floor.floor.grace, floor.spent);
+                if let Some(floor) = limits.floor {
+                    limit(Phase::Idle, floor.grace, self.floor_spent);
                 }
             }
-            Stage::Over => consider(
-                after(since, self.end_grace - self.spent.min(self.end_grace)),
-                What::Close,
-            ),
+            Stage::Over => {
+                let left = limits.end_grace.saturating_sub(self.spent.duration());
+                consider(after(since, left), What::Close);
+            }
         }
-        if let Some(total) = self.total {
-            let what = if self.stage == Stage::Over {
-                What::Close
-            } else {
-                What::Total(total)
+        if let Some((started, limit)) = terms.whole() {
+            let what = match self.stage {
+                Stage::Over => What::Close,
+                Stage::Before | Stage::Answering => What::Total { started, limit },
             };
-            consider(total.at(), what);
+            consider(after(started, limit), what);
         }
         due
     }
@@ -193,56 +184,70 @@ impl Clock {
         let now = Instant::now();
         match due.what {
             What::Close => None,
-            What::Total(total) => Some(total.elapsed(now)),
+            What::Total { started, limit } => {
+                let waited = now.saturating_duration_since(started);
+                Some(Elapsed::new(Phase::Total, limit, waited))
+            }
             What::Limit {
                 phase,
                 limit,
                 spent,
             } => {
-                let waiting = self
-                    .since
-                    .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-                Some(Elapsed::new(phase, limit, spent + waiting))
+                let since = self.since.unwrap_or(now);
+                let waited = spent + now.saturating_duration_since(since);
+                Some(Elapsed::new(phase, limit, waited))
             }
         }
     }
 
-    /// A poll found `bytes` of data, which brought `step`.
-    pub(crate) fn found(&mut self, step: &Step, bytes: usize, observed: bool) -> Option<Ended> {
+    /// A poll found `bytes` of data, which brought `step`. How long each phase took is known only
+    /// if it is `observed`.
+    pub(crate) fn found(
+        &mut self,
+        step: &Step,
+        bytes: usize,
+        floor: Option<&Floor>,
+        observed: bool,
+    ) -> Option<Ended> {
         let semantic = step.commits() || step.failed.is_some();
         if let Some(since) = self.since.take()
-            && (observed || !semantic || self.floor.is_some())
+            && (observed || !semantic || floor.is_some())
         {
             let waited = Instant::now().saturating_duration_since(since);
-            self.spent += waited;
-            self.silent += waited;
-            if let Some(floor) = &mut self.floor
-                && self.stage == Stage::Answering
-            {
-                floor.spent += waited;
+            self.spent.add(waited);
+            self.silent.add(waited);
+            if self.stage == Stage::Answering {
+                self.floor_spent.add(waited);
             }
         }
         if !semantic {
             if step.progress == Progress::KeepAlive {
                 self.kept_alive = true;
-                self.silent = Duration::ZERO;
+                self.silent = Nanos(0);
             }
             return None;
         }
-        let took = std::mem::take(&mut self.spent);
-        self.silent = Duration::ZERO;
+        let took = mem::take(&mut self.spent).duration();
+        self.silent = Nanos(0);
         self.kept_alive = false;
         let phase = match self.stage {
             Stage::Before => Phase::FirstToken,
             Stage::Answering => Phase::Idle,
             Stage::Over => return None,
         };
-        if step.progress == Progress::End || step.failed.is_some() {
-            self.stage = Stage::Over;
+        self.stage = if step.progress == Progress::End || step.failed.is_some() {
+            Stage::Over
         } else {
-            self.stage = Stage::Answering;
-            if let Some(floor) = &mut self.floor {
-                floor.found(bytes);
+            Stage::Answering
+        };
+        // The grace of the floor begins with the first wait, and so does the counting.
+        if let Some(floor) = floor
+            && self.floor_spent != Nanos(0)
+        {
+            self.floor_bytes = self.floor_bytes.saturating_add(bytes as u64);
+            if self.floor_bytes >= floor.needed() {
+                self.floor_spent = Nanos(0);
+                self.floor_bytes = 0;
             }
         }
         // A stream that failed before its first token has had none.
@@ -250,20 +255,14 @@ impl Clock {
     }
 }
 
-impl FloorClock {
-    const fn new(floor: Floor) -> Self {
-        Self {
-            floor,
-            spent: Duration::ZERO,
-            bytes: 0,
-        }
+impl Nanos {
+    fn add(&mut self, more: Duration) {
+        let more = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);
+        self.0 = self.0.saturating_add(more);
     }
 
-    fn found(&mut self, bytes: usize) {
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-        if self.bytes >= self.floor.needed() {
-            *self = Self::new(self.floor);
-        }
+    const fn duration(self) -> Duration {
+        Duration::from_nanos(self.0)
     }
 }
 

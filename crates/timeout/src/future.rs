@@ -1,13 +1,14 @@
 use std::{
     fmt,
     marker::PhantomData,
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use backstop_core::{BoxError, Classify, Elapsed, Observer, Phase, Responses, TimeLimits, Verdict};
+use backstop_core::{BoxError, Classify, Elapsed, Observer, Phase, Responses, Verdict};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -15,8 +16,7 @@ use tokio::time::Instant;
 use crate::{
     ResponseBody,
     alarm::Alarm,
-    body::Reporter,
-    clock::{Clock, Total, after},
+    clock::{Terms, after},
     service::Shared,
 };
 
@@ -55,11 +55,7 @@ pub(crate) struct Call<C, O, K> {
     pub(crate) shared: Arc<Shared<C, O>>,
     /// What the classifier remembers of the request.
     pub(crate) remembered: K,
-    pub(crate) overrides: Option<Box<TimeLimits>>,
-    pub(crate) size: Option<u64>,
-    pub(crate) headers: Option<Duration>,
-    pub(crate) started: Option<Instant>,
-    pub(crate) total: Option<Total>,
+    pub(crate) terms: Terms,
     pub(crate) observed: bool,
 }
 
@@ -144,7 +140,8 @@ impl Reached {
 impl<C, O: Observer, K> Call<C, O, K> {
     /// A poll found nothing: what is due first, if anything is.
     fn due(&self, since: &mut Option<Instant>) -> Option<(Instant, Reached)> {
-        let headers = self.headers.map(|limit| {
+        let own = self.terms.overrides.as_ref().and_then(|own| own.headers);
+        let headers = own.or(self.shared.limits.headers).map(|limit| {
             let started = *since.get_or_insert_with(Instant::now);
             let reached = Reached {
                 phase: Phase::Headers,
@@ -153,13 +150,13 @@ impl<C, O: Observer, K> Call<C, O, K> {
             };
             (after(started, limit), reached)
         });
-        let total = self.total.map(|total| {
+        let total = self.terms.whole().map(|(started, limit)| {
             let reached = Reached {
                 phase: Phase::Total,
-                limit: total.limit,
-                started: total.started,
+                limit,
+                started,
             };
-            (total.at(), reached)
+            (after(started, limit), reached)
         });
         match (headers, total) {
             (Some(headers), Some(total)) if total.0 < headers.0 => Some(total),
@@ -168,7 +165,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
     }
 
     /// The head is there.
-    fn answered<Req, P, Res>(&self, response: Res) -> P::With<ResponseBody<P::Body, C::Stream>>
+    fn answered<Req, P, Res>(&mut self, response: Res) -> P::With<ResponseBody<P::Body, C::Stream>>
     where
         P: Responses<Res>,
         C: Classify<Req, Res, Call = K> + Send + Sync + 'static,
@@ -182,33 +179,27 @@ impl<C, O: Observer, K> Call<C, O, K> {
             Verdict::AtEnd(stream) => Some(stream),
         };
         let (head, body) = P::split(response);
-        let report = self.report(body.as_ref().is_none_or(Body::is_end_stream));
+        let observed =
+            self.observed && self.head_came(body.as_ref().is_none_or(Body::is_end_stream));
         let body = body.map(|body| {
-            let clock = Clock::new(
-                &self.shared.limits,
-                self.overrides.as_deref(),
-                self.size,
-                self.total,
-            );
-            ResponseBody::new(body, stream, clock, report)
+            let terms = mem::take(&mut self.terms);
+            let layer = Arc::clone(&self.shared);
+            ResponseBody::new(body, stream, terms, layer, observed)
         });
         P::join(head, body)
     }
 
-    /// Tells that the head has come; returns who is to be told of the rest, if there is one.
-    fn report(&self, is_over: bool) -> Option<Reporter>
-    where
-        C: Send + Sync + 'static,
-    {
-        let started = self.started.filter(|_| self.observed)?;
+    /// Tells that the head has come; returns whether the rest is to be told of as well.
+    fn head_came(&self, is_over: bool) -> bool {
+        let Some(started) = self.terms.started else {
+            return false;
+        };
         let took = Instant::now().saturating_duration_since(started);
         self.shared.phase_ended(Phase::Headers, took);
         if is_over {
             self.shared.phase_ended(Phase::Total, took);
-            return None;
         }
-        let to = Arc::clone(&self.shared);
-        Some(Reporter { to, started })
+        !is_over
     }
 }
 

@@ -74,6 +74,7 @@ mod clock;
 mod config;
 mod connect;
 mod future;
+pub mod grpc;
 mod layer;
 mod service;
 

@@ -16,8 +16,8 @@ use tower_service::Service;
 
 use crate::{
     Limits, ResponseBody, ResponseFuture,
-    body::Report,
-    clock::{Total, after},
+    body::Settings,
+    clock::{Terms, after},
     future::Call,
 };
 
@@ -147,22 +147,22 @@ where
         let deadline = extensions.and_then(|all| all.get::<Deadline>().copied());
         let observed = shared.observer.is_enabled();
 
-        let mut headers = limits.headers;
         let mut whole = limits.total;
         if let Some(overrides) = overrides {
-            headers = overrides.headers.or(headers);
             whole = overrides.total.or(whole);
             if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
                 return self.refuse(Elapsed::new(Phase::Ready, limit, ready_after));
             }
         }
-        let overrides = overrides.copied().map(Box::new);
+        let mut terms = Terms {
+            overrides: overrides.copied().map(Box::new),
+            size: P::size(&request).unwrap_or(0),
+            ..Terms::default()
+        };
 
-        let mut started = None;
-        let mut total = None;
         if observed || whole.is_some() || deadline.is_some() {
             let now = Instant::now();
-            started = Some(now);
+            terms.started = Some(now);
             if observed {
                 shared.phase_ended(Phase::Ready, ready_after);
             }
@@ -171,45 +171,28 @@ where
                 return self.refuse(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
             }
             // Nobody extends a deadline.
-            total = match (whole, left) {
+            terms.total = match (whole, left) {
                 (Some(whole), Some(left)) => Some(whole.min(left)),
                 (whole, left) => whole.or(left),
-            }
-            .map(|limit| Total {
-                started: now,
-                limit,
-            });
-            if let (Some(_), Some(total)) = (whole, total)
+            };
+            if let Some(whole) = whole
                 && (deadline.is_some() || shared.shares_deadline)
-                && let Some(extensions) = P::extensions_mut_of(&mut request)
+                && let Some(extensions) = <P as Requests<Req>>::extensions_mut(&mut request)
             {
-                let at = Deadline::at(total.at().into_std());
-                extensions.insert(deadline.map_or(at, |deadline| deadline.earlier(at)));
+                let end = Deadline::after(now.into_std(), whole);
+                extensions.insert(deadline.map_or(end, |deadline| deadline.earlier(end)));
             }
         }
 
         let call = Call {
             remembered: shared.classify.on_request(&request),
             shared: Arc::clone(shared),
-            overrides,
-            size: P::size(&request),
-            headers,
-            started,
-            total,
+            terms,
             observed,
         };
         ResponseFuture::new(self.inner.call(request), call)
     }
 }
-
-/// [`Requests::extensions_mut`], which [`Responses`] has too.
-trait RequestExtensions<Req>: Requests<Req> {
-    fn extensions_mut_of(request: &mut Req) -> Option<&mut http::Extensions> {
-        <Self as Requests<Req>>::extensions_mut(request)
-    }
-}
-
-impl<P: Requests<Req>, Req> RequestExtensions<Req> for P {}
 
 impl<S: Clone, C, P, O> Timeout<S, C, P, O> {
     /// Gives back whatever readiness the inner service holds or queues for: a clone has none.
@@ -264,7 +247,11 @@ impl<C, O: Observer> Shared<C, O> {
     }
 }
 
-impl<C: Send + Sync, O: Observer> Report for Shared<C, O> {
+impl<C: Send + Sync, O: Observer> Settings for Shared<C, O> {
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     fn phase_ended(&self, phase: Phase, took: Duration) {
         Self::phase_ended(self, phase, took);
     }

@@ -1,0 +1,257 @@
+//! What the time limits cost on the healthy path, beside tower's `Timeout` and tower-http's
+//! `TimeoutBody`.
+
+use std::{
+    future::ready,
+    hint::black_box,
+    pin::{Pin, pin},
+    process::ExitCode,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use backstop_benches::{Case, block_on, main_with};
+use backstop_core::{BoxError, Typed};
+use backstop_timeout::{Limits, TimeoutLayer};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use tower::{Layer, Service, ServiceExt, service_fn, timeout::Timeout};
+use tower_http::timeout::TimeoutBody;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const CHUNK: Bytes =
+    Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"token\"}}]}\n\n");
+
+type Req = Request<Full<Bytes>>;
+
+/// A model that answers after as many polls that find nothing.
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    waits: u32,
+}
+
+/// Nothing is ready for `waits` polls.
+struct Answer<T> {
+    waits: u32,
+    value: Option<T>,
+}
+
+impl<T: Unpin> Future for Answer<T> {
+    type Output = Result<T, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.waits > 0 {
+            self.waits -= 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        match self.value.take() {
+            Some(value) => Poll::Ready(Ok(value)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Service<Req> for Model {
+    type Response = Response<Full<Bytes>>;
+    type Error = BoxError;
+    type Future = Answer<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Req) -> Self::Future {
+        Answer {
+            waits: self.waits,
+            value: Some(Response::new(Full::new(CHUNK))),
+        }
+    }
+}
+
+impl Service<u64> for Model {
+    type Response = u64;
+    type Error = BoxError;
+    type Future = Answer<u64>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Self::Future {
+        Answer {
+            waits: self.waits,
+            value: Some(request),
+        }
+    }
+}
+
+/// A stream of chunks, each after as many polls that find nothing.
+#[derive(Clone, Copy, Debug)]
+struct Stream {
+    chunks: u64,
+    waits: u32,
+    waited: u32,
+}
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.chunks == 0 {
+            return Poll::Ready(None);
+        }
+        if self.waited < self.waits {
+            self.waited += 1;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.waited = 0;
+        self.chunks -= 1;
+        Poll::Ready(Some(Ok(Frame::data(CHUNK))))
+    }
+}
+
+fn main() -> ExitCode {
+    main_with(
+        "Time limits: per call, or per chunk of a stream",
+        &[
+            Case {
+                name: "typed, bare",
+                run: |n| typed(n, Model { waits: 0 }),
+            },
+            Case {
+                name: "typed, tower",
+                run: |n| typed(n, Timeout::new(Model { waits: 0 }, LIMIT)),
+            },
+            Case {
+                name: "typed, backstop",
+                run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 })),
+            },
+            Case {
+                name: "http at once, bare",
+                run: |n| unary(n, Model { waits: 0 }),
+            },
+            Case {
+                name: "http at once, tower",
+                run: |n| unary(n, Timeout::new(Model { waits: 0 }, LIMIT)),
+            },
+            Case {
+                name: "http at once, backstop",
+                run: |n| unary(n, ours().layer(Model { waits: 0 })),
+            },
+            Case {
+                name: "http after a wait, bare",
+                run: |n| unary(n, Model { waits: 1 }),
+            },
+            Case {
+                name: "http after a wait, tower",
+                run: |n| unary(n, Timeout::new(Model { waits: 1 }, LIMIT)),
+            },
+            Case {
+                name: "http after a wait, backstop",
+                run: |n| unary(n, ours().layer(Model { waits: 1 })),
+            },
+            Case {
+                name: "chunk at once, bare",
+                run: |n| stream(n, 0, |body| body),
+            },
+            Case {
+                name: "chunk at once, tower-http",
+                run: |n| stream(n, 0, |body| TimeoutBody::new(LIMIT, body)),
+            },
+            Case {
+                name: "chunk at once, backstop",
+                run: |n| stream(n, 0, limited),
+            },
+            Case {
+                name: "chunk after a wait, bare",
+                run: |n| stream(n, 1, |body| body),
+            },
+            Case {
+                name: "chunk after a wait, tower-http",
+                run: |n| stream(n, 1, |body| TimeoutBody::new(LIMIT, body)),
+            },
+            Case {
+                name: "chunk after a wait, backstop",
+                run: |n| stream(n, 1, limited),
+            },
+        ],
+    )
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a benchmark without its layer cannot go on"
+)]
+fn ours() -> TimeoutLayer {
+    TimeoutLayer::new(Limits::default()).expect("the defaults are valid")
+}
+
+/// The body as it leaves the layer.
+fn limited(body: Stream) -> impl Body {
+    let model = service_fn(move |_: Req| ready(Ok::<_, BoxError>(Response::new(body))));
+    let response = ours()
+        .layer(model)
+        .oneshot(Request::new(Full::default()))
+        .now_or_never();
+    response.and_then(Result::ok).map_or_else(
+        || unreachable!("the model answers at once"),
+        Response::into_body,
+    )
+}
+
+/// Calls of a typed service.
+fn typed(calls: u64, mut service: impl Service<u64, Response = u64, Error = BoxError>) {
+    block_on(async {
+        for call in 0..calls {
+            let Ok(service) = service.ready().await else {
+                return;
+            };
+            let _ = black_box(service.call(black_box(call)).await);
+        }
+    });
+}
+
+/// Calls with a whole answer, which is read.
+fn unary<B>(calls: u64, mut service: impl Service<Req, Response = Response<B>, Error = BoxError>)
+where
+    B: Body,
+{
+    block_on(async {
+        for _ in 0..calls {
+            let request = Request::new(Full::new(CHUNK));
+            let Ok(service) = service.ready().await else {
+                return;
+            };
+            let Ok(response) = service.call(request).await else {
+                return;
+            };
+            let mut body = pin!(response.into_body());
+            while let Some(frame) = body.frame().await {
+                let _ = black_box(frame.is_ok());
+            }
+        }
+    });
+}
+
+/// One stream of so many chunks, read to its end.
+fn stream<B: Body>(chunks: u64, waits: u32, wrap: impl FnOnce(Stream) -> B) {
+    block_on(async {
+        let mut body = pin!(wrap(Stream {
+            chunks,
+            waits,
+            waited: 0,
+        }));
+        while let Some(frame) = body.frame().await {
+            let _ = black_box(frame.is_ok());
+        }
+    });
+}
