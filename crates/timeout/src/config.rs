@@ -217,7 +217,6 @@ impl Limits {
             grace: floor.grace.min(total),
             ..floor
         });
-        self.end_grace = self.end_grace.min(total);
         self.total = Some(total);
         self
     }
@@ -227,7 +226,7 @@ impl Limits {
     /// # Errors
     ///
     /// Names the field that is zero, longer than [`MAX_LIMIT`], or longer than a limit that contains
-    /// it: `idle` may not exceed `keep_alive`, and none of the phases of a call may exceed `total`.
+    /// it: `idle` may not exceed `keep_alive`, and no phase of a call may exceed `total`.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let phases = [
             ("ready", self.ready),
@@ -256,8 +255,8 @@ impl Limits {
         if exceeds(self.idle, self.keep_alive) {
             return Err(ConfigError::new("idle", Problem::Exceeds("keep_alive")));
         }
-        // Waiting for readiness comes before the call.
-        for (field, limit) in &phases[1..7] {
+        // Waiting for readiness comes before the call, and the grace after its end.
+        for (field, limit) in &phases[1..6] {
             if exceeds(*limit, self.total) {
                 return Err(ConfigError::new(field, Problem::Exceeds("total")));
             }
@@ -331,3 +330,83 @@ impl fmt::Display for ConfigError {
 }
 
 impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    type Set = fn(Limits, Duration) -> Limits;
+
+    const PHASES: [(&str, Set); 8] = [
+        ("ready", |limits, limit| limits.ready(limit)),
+        ("headers", |limits, limit| limits.headers(limit)),
+        ("first_token", |limits, limit| limits.first_token(limit)),
+        ("idle", |limits, limit| limits.idle(limit)),
+        ("keep_alive", |limits, limit| limits.keep_alive(limit)),
+        ("floor.grace", |limits, limit| {
+            limits.floor(Floor::new(1, limit))
+        }),
+        ("end_grace", |limits, limit| limits.end_grace(limit)),
+        ("total", |limits, limit| limits.total(limit)),
+    ];
+
+    fn refused(limits: &Limits) -> (&'static str, String) {
+        let error = limits.validate().unwrap_err();
+        assert!(error.to_string().contains(error.field()));
+        (error.field(), error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_so_is_no_limit() {
+        assert_eq!(Limits::default().validate(), Ok(()));
+        assert_eq!(Limits::unlimited().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_limit_of_zero_or_without_end_is_refused_by_name() {
+        for (field, set) in PHASES {
+            let (named, text) = refused(&set(Limits::unlimited(), Duration::ZERO));
+            assert_eq!(named, field);
+            assert!(text.contains("zero"), "{text}");
+            for endless in [Duration::MAX, MAX_LIMIT + Duration::from_nanos(1)] {
+                let (named, text) = refused(&set(Limits::unlimited(), endless));
+                assert_eq!(named, field);
+                assert!(text.contains("7 days"), "{text}");
+            }
+            assert_eq!(set(Limits::unlimited(), MINUTE).validate(), Ok(()));
+            assert_eq!(set(Limits::unlimited(), MAX_LIMIT).validate(), Ok(()));
+        }
+        let endless = Limits::default().first_token_per_mib(Duration::MAX);
+        assert_eq!(refused(&endless).0, "first_token_per_mib");
+        let none = Limits::default().floor(Floor::new(0, MINUTE));
+        assert_eq!(refused(&none).0, "floor.bytes_per_second");
+    }
+
+    #[test]
+    fn inverted_limits_are_refused_by_both_names() {
+        for (field, set) in &PHASES[1..6] {
+            let inverted = set(Limits::unlimited().total(MINUTE), 2 * MINUTE);
+            let (named, text) = refused(&inverted);
+            assert_eq!(named, *field);
+            assert!(text.contains("`total`"), "{text}");
+        }
+        let inverted = Limits::unlimited().idle(2 * MINUTE).keep_alive(MINUTE);
+        let (named, text) = refused(&inverted);
+        assert_eq!(named, "idle");
+        assert!(text.contains("`keep_alive`"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn limits_within_a_total_are_valid(millis in 1..MAX_LIMIT.as_millis()) {
+            let total = Duration::from_millis(u64::try_from(millis).expect("7 days fit"));
+            let limits = Limits::default().floor(Floor::new(1, MINUTE)).within(total);
+            prop_assert_eq!(limits.validate(), Ok(()));
+            prop_assert_eq!(limits.total, Some(total));
+        }
+    }
+}

@@ -25,10 +25,9 @@ use http_body_util::{BodyExt, Full};
 use support::{Heard, Log, Marks, Script, Then, secs};
 use tokio::{
     runtime::Handle,
-    sync::OwnedSemaphorePermit,
     time::{Instant, sleep},
 };
-use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
+use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{
     Layer, Service, ServiceExt,
     buffer::Buffer,
@@ -393,11 +392,11 @@ fn what_can_be_sent_and_shared() {
     let layer = TimeoutLayer::new(Limits::default())
         .unwrap()
         .classify(Marks);
-    let service = layer.layer(service_fn(|_: Req| {
+    let mut service = layer.layer(service_fn(|_: Req| {
         ready(Ok::<_, Infallible>(Response::new(Full::new(Bytes::new()))))
     }));
     assert(&layer);
     assert(&service);
     assert(&wrap(&layer, Full::new(Bytes::new())));
-    assert(&service.clone().call(request()));
+    assert(&service.call(request()));
 }
