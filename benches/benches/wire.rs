@@ -94,7 +94,7 @@ fn main() -> ExitCode {
         "wire: classifying a healthy answer",
         &[
             case("head of a 200, JSON", |calls| {
-                head("application/json", calls)
+                head("application/json", calls);
             }),
             case("head of a 200, stream", |calls| head(SSE, calls)),
             case("whole JSON answer, head and body", json),
