@@ -162,6 +162,19 @@ impl Failure {
         }
     }
 
+    /// Finds one in the `source()` chain of an error.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        let mut link = Some(error);
+        while let Some(error) = link {
+            if let Some(failure) = error.downcast_ref() {
+                return Some(failure);
+            }
+            link = error.source();
+        }
+        None
+    }
+
     /// What happened.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {

@@ -177,22 +177,32 @@ async fn a_request_on_a_closed_connection_was_not_processed() {
     assert_eq!(kind(&error), Kind::NotProcessed);
 }
 
-#[tokio::test]
-async fn a_request_body_that_breaks_is_not_the_targets_fault() {
+/// Sends a request whose body breaks off with an error.
+async fn broken_body(error: impl Into<BoxError>) -> Outcome {
     let (near, mut far) = duplex(4096);
     let body = StreamBody::new(futures_util::stream::iter([
         Ok(Frame::data(Bytes::from_static(b"{"))),
-        Err(io::Error::from(io::ErrorKind::ConnectionReset)),
+        Err(error.into()),
     ]));
     let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near))
         .await
         .unwrap();
     let request = send.send_request(Request::post("/").body(body).unwrap());
     let server = async { far.read_to_end(&mut Vec::new()).await };
-    let error = beside(request, join(connection, server)).await.unwrap_err();
-    let outcome = outcome_of(&error);
+    outcome_of(&beside(request, join(connection, server)).await.unwrap_err())
+}
+
+#[tokio::test]
+async fn a_request_body_that_breaks_is_not_the_targets_fault() {
+    let outcome = broken_body(io::Error::from(io::ErrorKind::ConnectionReset)).await;
     assert_eq!(outcome.kind(), Kind::Cancelled);
     assert!(!outcome.is_fault());
+}
+
+#[tokio::test]
+async fn a_request_body_that_was_refused_says_why() {
+    let refusal = Outcome::new(Kind::TooLarge).with_evidence("a limit of this stack");
+    assert_eq!(broken_body(Failure::new(refusal)).await, refusal);
 }
 
 #[tokio::test]

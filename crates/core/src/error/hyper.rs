@@ -5,7 +5,7 @@ use std::error::Error;
 use h2::Reason;
 
 use super::{connecting, deeper, of_io};
-use crate::{Kind, Outcome, Phase};
+use crate::{Failure, Kind, Outcome, Phase};
 
 pub(super) fn known(error: &(dyn Error + 'static)) -> Option<Outcome> {
     if let Some(client) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
@@ -28,9 +28,14 @@ fn of_hyper(error: &hyper::Error) -> Outcome {
     if error.is_closed() {
         return outcome(Kind::NotProcessed, "hyper: connection closed before");
     }
-    // The body of the request failed: whoever sends it broke off, the target did nothing.
+    // The body of the request failed, and the target did nothing. A body that was refused on this
+    // side has said why; otherwise whoever sends it broke off.
     if error.is_user() {
-        return outcome(Kind::Cancelled, "hyper: request broken off on this side");
+        let said = error.source().and_then(Failure::find);
+        return said.map_or(
+            outcome(Kind::Cancelled, "hyper: request broken off on this side"),
+            Failure::outcome,
+        );
     }
     if error.is_parse() {
         return outcome(Kind::Malformed, "hyper: not HTTP");
