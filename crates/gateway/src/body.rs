@@ -3,12 +3,18 @@
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use backstop_core::{BoxError, Failure, Kind, Outcome};
 use backstop_wire::request::MemberScanner;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+/// How long the rest of a refused body is read and thrown away, so that a caller that is still
+/// writing gets to read the answer rather than a reset connection.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// The rest of a body that is too large to be kept, after its beginning has been read.
 ///
@@ -20,6 +26,14 @@ pub(crate) struct Rest {
     left: usize,
     scanner: MemberScanner,
     models: usize,
+    refused: Option<Refused>,
+}
+
+/// Why the body ends in an error, and until when what follows is thrown away before it does.
+#[derive(Debug)]
+struct Refused {
+    outcome: Outcome,
+    linger: Pin<Box<Sleep>>,
 }
 
 impl Rest {
@@ -31,6 +45,7 @@ impl Rest {
             left,
             scanner,
             models,
+            refused: None,
         }
     }
 
@@ -61,21 +76,36 @@ impl Body for Rest {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
-            None => return Poll::Ready(None),
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-            Some(Ok(frame)) => frame,
-        };
-        if let Some(data) = frame.data_ref()
-            && let Err(outcome) = self.check(data)
-        {
-            return Poll::Ready(Some(Err(Failure::new(outcome).into())));
+        loop {
+            if let Some(refused) = &mut self.refused
+                && refused.linger.as_mut().poll(cx).is_ready()
+            {
+                return Poll::Ready(Some(Err(Failure::new(refused.outcome).into())));
+            }
+            let frame = match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                ended => {
+                    if let Some(refused) = &self.refused {
+                        return Poll::Ready(Some(Err(Failure::new(refused.outcome).into())));
+                    }
+                    return Poll::Ready(ended.map(|ended| ended.map_err(Into::into)));
+                }
+            };
+            if self.refused.is_some() {
+                continue;
+            }
+            match frame.data_ref().map_or(Ok(()), |data| self.check(data)) {
+                Ok(()) => return Poll::Ready(Some(Ok(frame))),
+                Err(outcome) => {
+                    let linger = Box::pin(sleep(LINGER));
+                    self.refused = Some(Refused { outcome, linger });
+                }
+            }
         }
-        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.refused.is_none() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use backstop_core::{BoxError, body::Replayable};
+use backstop_timeout::{ConfigError, ConnectTimeout, ConnectTimeoutLayer};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client as HyperClient, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tower::Layer as _;
 
 use crate::body::Rest;
 
@@ -16,7 +18,7 @@ use crate::body::Rest;
 pub(crate) type SentBody = Replayable<Replayable<Rest>>;
 
 /// A client that follows no redirects and keeps its connections.
-pub(crate) type Client = HyperClient<HttpsConnector<HttpConnector>, SentBody>;
+pub(crate) type Client = HyperClient<ConnectTimeout<HttpsConnector<HttpConnector>>, SentBody>;
 
 /// How long an unused connection is kept: less than the least that is seen at providers' edges
 /// (AWS load balancers: 60 s), so that it is not closed while a request is on its way.
@@ -46,23 +48,26 @@ impl Tls {
         Ok(Self(config))
     }
 
-    /// A client whose connections are made within `connect`.
-    pub(crate) fn client(&self, connect: Duration) -> Client {
+    /// A client whose connections are made within `connect`, TLS included.
+    ///
+    /// # Errors
+    ///
+    /// When the limit cannot be meant.
+    pub(crate) fn client(&self, connect: Duration) -> Result<Client, ConfigError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         // Without it the second of two small writes waits for the reader's acknowledgement.
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(self.0.clone())
             .https_or_http()
             .enable_http1()
             .enable_http2()
             .wrap_connector(tcp);
-        HyperClient::builder(TokioExecutor::new())
+        Ok(HyperClient::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(connector)
+            .build(ConnectTimeoutLayer::new(connect)?.layer(connector)))
     }
 }

@@ -9,7 +9,8 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use backstop_core::{BoxError, Served, body::Replayable};
+use backstop_core::{BoxError, Served, TimeLimits, body::Replayable};
+use backstop_failover::FailoverHandle;
 use backstop_rate_limit::RateLimitHandle;
 use backstop_wire::{
     Dialect,
@@ -27,7 +28,7 @@ use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 
 use crate::{
-    body::Rest,
+    body::{LINGER, Rest},
     config::Config,
     reply::{Refusal, dress, json_response},
     stack::{self, Keys, Stack},
@@ -36,14 +37,11 @@ use crate::{
 /// How long a caller may pause while it sends its body: as long as for the head of the request.
 const BODY_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long the rest of a refused body is read and thrown away, so that a caller that is still
-/// writing gets to read the answer rather than a reset connection.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// The models that are served.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     models: HashMap<Arc<str>, Route>,
+    failovers: Vec<FailoverHandle>,
     limits: Vec<RateLimitHandle>,
     list: Value,
     max_body: usize,
@@ -53,6 +51,7 @@ pub(crate) struct Gateway {
 #[derive(Debug)]
 struct Route {
     dialect: Dialect,
+    deadline: Duration,
     stack: Stack,
 }
 
@@ -60,6 +59,7 @@ struct Route {
 struct Asked {
     model: RequestModel,
     body: Replayable<Rest>,
+    is_whole: bool,
 }
 
 /// The paths, and what answers.
@@ -97,12 +97,17 @@ impl Gateway {
             .into_iter()
             .zip(&config.models)
             .map(|(stack, model)| {
-                let dialect = model.dialect;
-                (model.name.as_str().into(), Route { dialect, stack })
+                let route = Route {
+                    dialect: model.dialect,
+                    deadline: model.deadline,
+                    stack,
+                };
+                (model.name.as_str().into(), route)
             })
             .collect();
         Ok(Self {
             models,
+            failovers: stacks.failovers,
             limits: stacks.limits,
             list: model_list(config),
             max_body: config.max_body,
@@ -114,6 +119,11 @@ impl Gateway {
     pub(crate) fn forget(&self) {
         for limit in &self.limits {
             limit.reset();
+        }
+        for failover in &self.failovers {
+            for target in failover.targets() {
+                failover.forget(&target.name);
+            }
         }
     }
 
@@ -149,6 +159,13 @@ impl Gateway {
         // Nothing that the server knows of the caller's connection goes further.
         request.extensions_mut().clear();
         request.extensions_mut().insert(asked.model);
+        if !asked.is_whole {
+            // Until the head comes it is mostly the caller who takes time, and nobody else can be
+            // asked: the deadline alone holds.
+            let mut limits = TimeLimits::default();
+            limits.headers = Some(route.deadline);
+            request.extensions_mut().insert(limits);
+        }
         let response = match route.stack.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -232,7 +249,11 @@ impl Gateway {
                 };
                 let left = self.max_body - read.len();
                 let body = Replayable::once(read, Rest::new(body, left, scanner));
-                return Ok(Asked { model, body });
+                return Ok(Asked {
+                    model,
+                    body,
+                    is_whole: false,
+                });
             }
         }
         let read = kept.into_bytes();
@@ -243,6 +264,7 @@ impl Gateway {
             Ok(model) => Ok(Asked {
                 model,
                 body: Replayable::full(read),
+                is_whole: true,
             }),
             Err(why) => Err((Refusal::Body(why), body)),
         }

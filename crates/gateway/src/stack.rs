@@ -4,8 +4,9 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use axum::body::Body;
 use backstop_core::{BoxError, RetargetLayer, body::Replayable};
-use backstop_failover::Failover;
+use backstop_failover::{Failover, FailoverHandle};
 use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
+use backstop_timeout::{Limits, TimeoutLayer};
 use backstop_wire::{
     ClassifyHttp, Dialect,
     answer::AnswerLayer,
@@ -29,6 +30,8 @@ pub(crate) type Stack = BoxCloneSyncService<Request<Replayable<Rest>>, Response<
 #[derive(Debug)]
 pub(crate) struct Stacks {
     pub(crate) models: Vec<Stack>,
+    /// The failover of each model.
+    pub(crate) failovers: Vec<FailoverHandle>,
     /// The limits that are remembered, by target.
     pub(crate) limits: Vec<RateLimitHandle>,
 }
@@ -83,16 +86,21 @@ pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Stacks, BoxError> {
         let classify = ClassifyHttp::new(target.dialect).provider(target.provider);
         let rate_limit = RateLimitLayer::new(Arc::clone(name), classify);
         limits.push(rate_limit.handle());
+        let timeout = TimeoutLayer::new(time_limits(&target.timeout))?
+            .target(&**name)
+            .classify(classify);
         let service = ServiceBuilder::new()
             .layer(RetargetLayer::new(retarget(name, target, keys.get(name))?))
             .layer(rate_limit)
-            .service(tls.client(target.timeout.connect));
+            .layer(timeout)
+            .service(tls.client(target.timeout.connect)?);
         let mut named = backstop_failover::Target::new(Arc::clone(name), service);
         if let Some(tokens) = target.context_window {
             named = named.context_window(tokens);
         }
         targets.insert(name, named);
     }
+    let mut failovers = Vec::new();
     let model = |model: &config::Model| {
         let targets = model
             .targets
@@ -104,6 +112,7 @@ pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Stacks, BoxError> {
             .replay_limit(config.replay_limit)
             .carry_extension::<RequestModel>()
             .build(targets)?;
+        failovers.push(failover.handle());
         let answering = ServiceBuilder::new()
             .layer(AnswerLayer::new(model.dialect))
             .service(failover)
@@ -112,7 +121,18 @@ pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Stacks, BoxError> {
     };
     let models = config.models.iter().map(model);
     let models = models.collect::<Result<_, BoxError>>()?;
-    Ok(Stacks { models, limits })
+    Ok(Stacks {
+        models,
+        failovers,
+        limits,
+    })
+}
+
+fn time_limits(timeouts: &config::Timeouts) -> Limits {
+    Limits::default()
+        .headers(timeouts.headers)
+        .first_token(timeouts.first_token)
+        .idle(timeouts.idle)
 }
 
 fn retarget(

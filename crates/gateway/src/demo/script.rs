@@ -102,7 +102,7 @@ model = "small-model"
 [[model]]
 name = "chat"
 targets = ["primary", "backup"]
-deadline = "1s"
+deadline = "10s"
 "#,
         primary.base_url(),
         backup.base_url()

@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::process::{Command, Output};
+
+fn backstop(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_backstop"))
+        .args(arguments)
+        .env_remove("KEY_OF_THE_TEST")
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+fn with_config(command: &str, config: &str) -> (Output, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backstop.toml");
+    std::fs::write(&file, config).unwrap();
+    let output = backstop(&[command, "--config", file.to_str().unwrap()]);
+    let told = String::from_utf8(output.stderr.clone()).unwrap();
+    (output, told.replace(file.to_str().unwrap(), "FILE"))
+}
+
+const CONFIG: &str = r#"
+[target.a]
+dialect = "openai"
+base_url = "http://127.0.0.1:1/v1"
+model = "m"
+api_key_env = "KEY_OF_THE_TEST"
+
+[[model]]
+name = "chat"
+targets = ["a"]
+"#;
+
+#[test]
+fn a_wrong_configuration_is_told_by_key_and_line_before_anything_listens() {
+    for command in ["serve", "check"] {
+        let wrong = CONFIG.replace("base_url", "base_ulr");
+        let (output, told) = with_config(command, &wrong);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            told,
+            "error: FILE is not a valid configuration:\n\
+             line 2: target.a.base_url: missing, expected a URL such as \
+             \"https://api.openai.com/v1\"\n\
+             line 4: target.a.base_ulr: unknown key, did you mean `base_url`?\n"
+        );
+        assert!(output.stdout.is_empty());
+
+        let output = backstop(&[command, "--config", "/nowhere/backstop.toml"]);
+        assert_eq!(output.status.code(), Some(1));
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            told.starts_with("error: cannot read /nowhere/backstop.toml: "),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_right_configuration_is_said_to_be() {
+    let (output, told) = with_config("check", CONFIG);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.ends_with("is valid: 1 models, 1 targets, to listen on 127.0.0.1:8080\n"));
+}
+
+#[test]
+fn a_key_that_is_not_set_is_told_by_its_variable() {
+    let (output, told) = with_config("serve", CONFIG);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        told,
+        "error: target.a.api_key_env: the environment variable KEY_OF_THE_TEST is not set\n"
+    );
+}
+
+#[test]
+fn every_command_explains_itself() {
+    for command in [vec![], vec!["serve"], vec!["check"], vec!["demo"]] {
+        let output = backstop(&[&command[..], &["--help"]].concat());
+        assert_eq!(output.status.code(), Some(0));
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(help.contains("Usage: backstop"), "{help}");
+    }
+}
+
+#[test]
+fn the_demonstration_loses_no_request_and_ends_in_time() {
+    let started = std::time::SystemTime::now();
+    let output = backstop(&["demo"]);
+    let took = started.elapsed().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(took.as_secs() < 30, "{took:?}");
+    assert!(shown.contains("No request failed"), "{shown}");
+    // No colour where nobody sees it.
+    assert!(!shown.contains('\x1b'));
+    let all = shown.lines().find(|line| line.starts_with("all ")).unwrap();
+    let counts: Vec<u32> = all
+        .split_whitespace()
+        .skip(1)
+        .take(4)
+        .map(|count| count.parse().unwrap())
+        .collect();
+    let [requests, by_primary, by_backup, failed] = counts[..] else {
+        panic!("{all}");
+    };
+    assert_eq!((requests, failed), (by_primary + by_backup, 0));
+    assert!(by_primary >= 12 && by_backup >= 36, "{all}");
+}

@@ -1,0 +1,118 @@
+//! Listening, both versions of HTTP, and stopping.
+
+use std::time::Duration;
+
+use backstop_testkit::model::Reply;
+use http_body_util::BodyExt;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{KINDS, full, http1, http2, read, trio};
+
+#[tokio::test]
+async fn answers_by_both_versions_of_http() {
+    for kind in KINDS {
+        let (primary, _backup, gateway) = trio(kind).await;
+        for (client, version) in [
+            (http1(), http::Version::HTTP_11),
+            (http2(), http::Version::HTTP_2),
+        ] {
+            let request = kind.request(&gateway, kind.question("chat").into());
+            let response = client.request(request).await.unwrap();
+            assert_eq!(response.version(), version);
+            assert_eq!(read(kind, response).await.text(kind), primary.text());
+        }
+    }
+}
+
+#[tokio::test]
+async fn says_that_it_is_up_and_which_models_it_has() {
+    let (_primary, _backup, gateway) = trio(KINDS[0]).await;
+    let get = async |path: &str| {
+        let request = http::Request::get(gateway.url(path))
+            .body(full(""))
+            .unwrap();
+        let response = http1().request(request).await.unwrap();
+        (
+            response.status(),
+            response.into_body().collect().await.unwrap().to_bytes(),
+        )
+    };
+    let (status, body) = get("/healthz").await;
+    assert_eq!((status.as_u16(), &*body), (200, &b"ok\n"[..]));
+    let (status, body) = get("/v1/models").await;
+    assert_eq!(status, 200);
+    let list: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(list["object"], "list");
+    assert_eq!(list["has_more"], false);
+    assert_eq!(list["data"][0]["id"], "chat");
+    assert_eq!(list["data"].as_array().unwrap().len(), 1);
+    let (status, body) = get("/v1/nothing").await;
+    assert_eq!(status, 404);
+    let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(
+        error["error"]["message"],
+        json!("there is nothing at this path")
+    );
+    let (status, _) = get("/v1/chat/completions").await;
+    assert_eq!(status, 405);
+}
+
+#[tokio::test]
+async fn an_open_answer_ends_before_the_process_does() {
+    for kind in KINDS {
+        let (primary, _backup, mut gateway) = trio(kind).await;
+        let slow = Reply::healthy()
+            .first_token_after(Duration::from_millis(300))
+            .token_gap(Duration::from_millis(30));
+        primary.always(slow);
+        let request = kind.request(&gateway, kind.question("chat").into());
+        let asking =
+            tokio::spawn(async move { read(kind, http1().request(request).await.unwrap()).await });
+        primary.log().wait_for(|asked| asked.len() == 1).await;
+        gateway.terminate();
+        gateway.logged("stopping").await;
+        // New callers are turned away.
+        assert!(
+            tokio::net::TcpStream::connect(gateway.address)
+                .await
+                .is_err()
+        );
+        let answer = asking.await.unwrap();
+        assert_eq!(answer.text(kind), primary.text());
+        assert_eq!(gateway.exit().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_cut_off_at_the_end_of_the_drain_time() {
+    let kind = KINDS[0];
+    let primary = backstop_testkit::model::Model::start("primary")
+        .await
+        .unwrap();
+    primary.always(Reply::healthy().token_gap(Duration::from_millis(450)));
+    let config = crate::support::config("openai", &primary.base_url(), &primary.base_url());
+    let mut gateway = crate::support::Gateway::start(&format!("drain = \"200ms\"\n{config}")).await;
+    let request = kind.request(&gateway, kind.question("chat").into());
+    let response = http1().request(request).await.unwrap();
+    gateway.terminate();
+    let answer = read(kind, response).await;
+    assert!(answer.broke, "{answer:?}");
+    assert_eq!(gateway.exit().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let (primary, _backup, gateway) = trio(KINDS[1]).await;
+    let mut socket = tokio::net::TcpStream::connect(gateway.address)
+        .await
+        .unwrap();
+    let long = "a".repeat(100_000);
+    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n");
+    // The gateway may close before all is written.
+    let _ = socket.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"));
+    assert_eq!(primary.log().len(), 0);
+}
