@@ -188,7 +188,9 @@ impl ClassifyStream for AnswerReader {
             Mode::Stream(reader) => reader.on_data(chunk),
             Mode::Whole(whole) => {
                 if let Some(mut reader) = whole.as_stream(chunk) {
-                    let step = reader.on_data(chunk);
+                    let mut step = reader.on_data(chunk);
+                    // What was held before it could be told counted as a sign of life already.
+                    step.progress = step.progress.max(Progress::KeepAlive);
                     self.mode = Mode::Stream(reader);
                     return step;
                 }
@@ -383,43 +385,54 @@ impl Whole {
                 Step::default()
             };
         }
-        if let Some(end) = self.extent.feed(chunk) {
-            let (value, rest) = chunk.split_at(end);
-            let outcome = if self.too_large {
-                Outcome::success().with_evidence("a whole answer, too large to be read")
-            } else if self.held.is_empty() {
-                self.judge(value, None)
-            } else {
-                self.held.extend_from_slice(value);
-                self.judge(&self.held, None)
-            };
-            self.held = Vec::new();
-            self.decided = Some(outcome);
-            return if !outcome.is_success() {
-                Step::failed(Progress::KeepAlive, outcome)
-            } else if rest.trim_ascii().is_empty() {
-                Step::progress(Progress::End)
-            } else {
-                self.trailing(Progress::End)
-            };
-        }
-        if self.too_large || chunk.is_empty() {
-            return Step::default();
-        }
+        let end = self.extent.feed(chunk);
+        let (value, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
         let limit = if is_success { UNARY_LIMIT } else { ERROR_LIMIT };
         let room = limit - self.held.len();
-        self.held.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if chunk.len() <= room {
-            return Step::progress(Progress::KeepAlive);
-        }
-        if is_success && self.extent.has_begun() {
+        let mut progress = if chunk.is_empty() {
+            Progress::None
+        } else {
+            Progress::KeepAlive
+        };
+        if value.len() > room && !self.too_large {
+            if !is_success || !self.extent.has_begun() {
+                self.held.extend_from_slice(&value[..room]);
+                return self.decide(self.judge(&self.held, None), progress);
+            }
+            // Nobody else may take over from an answer that is too large to be held.
             self.too_large = true;
             self.held = Vec::new();
-            return Step::progress(Progress::Token);
+            progress = Progress::Token;
         }
-        let outcome = self.judge(&self.held, None);
+        if end.is_none() {
+            if !self.too_large {
+                self.held.extend_from_slice(value);
+            }
+            return Step::progress(progress);
+        }
+        let outcome = if self.too_large {
+            Outcome::success().with_evidence("a whole answer, too large to be read")
+        } else if self.held.is_empty() {
+            self.judge(value, None)
+        } else {
+            self.held.extend_from_slice(value);
+            self.judge(&self.held, None)
+        };
+        let step = self.decide(outcome, progress);
+        if outcome.is_success() && !rest.trim_ascii().is_empty() {
+            return self.trailing(step.progress);
+        }
+        step
+    }
+
+    fn decide(&mut self, outcome: Outcome, progress: Progress) -> Step {
+        self.held = Vec::new();
         self.decided = Some(outcome);
-        Step::failed(Progress::KeepAlive, outcome)
+        if outcome.is_success() {
+            Step::progress(Progress::End)
+        } else {
+            Step::failed(progress, outcome)
+        }
     }
 
     fn on_end(&self, end: End<'_>) -> Outcome {

@@ -33,6 +33,8 @@ pub(crate) struct Extent {
     in_string: bool,
     escaped: bool,
     begun: bool,
+    /// It is a value without brackets or quotes, or no JSON.
+    other: bool,
 }
 
 impl<'a> Value<'a> {
@@ -159,13 +161,17 @@ impl Extent {
     /// Goes on with `chunk`, and says after which of its bytes the value is over.
     pub(crate) fn feed(&mut self, chunk: &[u8]) -> Option<usize> {
         let mut at = 0;
+        if self.other {
+            return None;
+        }
         if !self.begun {
             let blank = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
             at = chunk.iter().position(|byte| !blank(byte))?;
-            if !matches!(chunk[at], b'{' | b'[' | b'"') {
+            self.begun = matches!(chunk[at], b'{' | b'[' | b'"');
+            self.other = !self.begun;
+            if self.other {
                 return None;
             }
-            self.begun = true;
         }
         while let Some(&byte) = chunk.get(at) {
             if self.escaped {

@@ -125,6 +125,8 @@ fn split(stream: &[u8], cuts: &[prop::sample::Index]) -> Vec<Bytes> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn a_healthy_stream_passes_as_it_came(
         stream in stream(),

@@ -1,8 +1,9 @@
 //! Streams read as they come, whole and cut anywhere.
 
 use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step};
-use backstop_wire::{ClassifyHttp, Dialect};
+use backstop_wire::{ClassifyHttp, Dialect, UNARY_LIMIT};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use proptest::prelude::*;
 
 /// Reads `chunks`, and gives the best progress, whether content came first, and the outcome.
 fn read<'a>(
@@ -26,6 +27,71 @@ fn read<'a>(
         merged.failed,
         reader.on_end(End::Clean(None)),
     )
+}
+
+/// How bodies may begin, go on and end, whatever they are labelled.
+fn body() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("\u{feff}"),
+        Just("\n"),
+        Just("  "),
+        Just("data:"),
+        Just("event: error\n"),
+        Just(": ok\n"),
+        Just("<html>"),
+        Just("["),
+        Just("]"),
+        Just(","),
+        Just("{}"),
+        Just("\"x\""),
+        Just("{\"error\":{\"message\":\"x\"}}"),
+        Just(TEXT),
+        Just(STOP),
+        Just(r#"{"candidates":[{"content":{"parts":[{"text":"}"}]},"finishReason":"STOP"}]}"#),
+    ];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_split_of_any_body_gives_the_same_verdict(
+        body in body(),
+        cut in any::<prop::sample::Index>(),
+        dialect in prop::sample::select(vec![Dialect::OpenAiChat, Dialect::Gemini]),
+        content_type in prop::sample::select(vec![
+            "application/json",
+            "text/plain",
+            "text/event-stream",
+            "application/x-ndjson",
+        ]),
+    ) {
+        let whole = read(dialect, content_type, [body.as_bytes()]);
+        let (left, right) = body.as_bytes().split_at(cut.index(body.len() + 1));
+        prop_assert_eq!(read(dialect, content_type, [left, right]), whole);
+        prop_assert_eq!(read(dialect, content_type, body.as_bytes().chunks(1)), whole);
+    }
+}
+
+#[test]
+fn an_answer_too_large_to_be_read_need_only_be_whole() {
+    let large = |end| format!("{{\"a\":\"{}\"{end}", "x".repeat(UNARY_LIMIT));
+    for size in [1000, 64 * 1024, usize::MAX] {
+        let read = |body: String| {
+            let (progress, failed, outcome) = read(
+                Dialect::OpenAiChat,
+                "application/json",
+                body.as_bytes().chunks(size),
+            );
+            (progress, failed.is_some(), outcome.kind())
+        };
+        assert_eq!(read(large("}\n")), (Progress::End, false, Kind::Success));
+        assert_eq!(read(large("")), (Progress::Token, false, Kind::Malformed));
+        // Nothing but blank lines is no answer however long it is.
+        let blank = "\n".repeat(UNARY_LIMIT + 1);
+        assert!(read(blank).1);
+    }
 }
 
 /// The verdict, which must be the same however the stream is cut.

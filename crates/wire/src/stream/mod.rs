@@ -259,6 +259,9 @@ impl fmt::Debug for StreamReader {
 
 impl State {
     fn sse(&mut self, item: SseItem<'_>, step: &mut Step) {
+        if self.failed.is_some() {
+            return;
+        }
         let event = match item {
             SseItem::Event(event) => Event {
                 name: event.name,
@@ -286,6 +289,9 @@ impl State {
     }
 
     fn line(&mut self, item: NdjsonItem<'_>, step: &mut Step) {
+        if self.failed.is_some() {
+            return;
+        }
         match item {
             NdjsonItem::Line(data) => self.event(Event { name: None, data }, step),
             NdjsonItem::TooLong => self.skip(step),
@@ -293,6 +299,9 @@ impl State {
     }
 
     fn element(&mut self, item: JsonArrayItem<'_>, step: &mut Step) {
+        if self.failed.is_some() {
+            return;
+        }
         match item {
             JsonArrayItem::Element(data) => self.event(Event { name: None, data }, step),
             JsonArrayItem::TooLong => self.skip(step),
@@ -302,6 +311,9 @@ impl State {
     }
 
     fn message(&mut self, item: EventStreamItem<'_>, step: &mut Step) {
+        if self.failed.is_some() {
+            return;
+        }
         let message = match item {
             EventStreamItem::Message(message) => message,
             EventStreamItem::TooLong => return self.skip(step),
@@ -334,9 +346,6 @@ impl State {
     }
 
     fn event(&mut self, event: Event<'_>, step: &mut Step) {
-        if self.failed.is_some() {
-            return;
-        }
         let mark = self.read(event);
         step.progress = step.progress.max(mark.progress).max(Progress::KeepAlive);
         match mark.progress {
@@ -402,10 +411,8 @@ impl State {
     }
 
     fn fail(&mut self, outcome: Outcome, step: &mut Step) {
-        if self.failed.is_none() {
-            self.failed = Some(outcome);
-            step.failed = Some(outcome);
-        }
+        self.failed = Some(outcome);
+        step.failed = Some(outcome);
     }
 }
 
