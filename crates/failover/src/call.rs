@@ -15,7 +15,7 @@ use crate::{
     config::DEFAULT_WAIT,
     guards::{Needs, WentWrong},
     handle::{Force, Order},
-    health::{Choice, Permit},
+    health::{Choice, Permit, State},
     keep::READ_WITHIN,
     plan::{self, Affinity},
     policy,
@@ -556,7 +556,14 @@ where
         let retry = self.inner.config.retry?;
         let wait = retry.wait(outcome, before, fastrand::f64())?;
         let at = self.now + wait;
-        if at >= until || self.is_spent() || !self.pays(Spend::Retry) {
+        // Neither time nor budget is spent on one that is ejected or will be limited still.
+        let health = &self.target(target).health;
+        let may_be_asked = match health.state(self.now) {
+            State::Healthy | State::Recovering => true,
+            State::Throttled => health.due(self.now).is_some_and(|due| due <= at),
+            State::Faulting | State::Probing | State::SwitchedOff => false,
+        };
+        if at >= until || !may_be_asked || self.is_spent() || !self.pays(Spend::Retry) {
             return None;
         }
         self.hold_first().await;
