@@ -412,3 +412,6 @@ pub(crate) fn sent_at(now: Micros) -> Sent {
 pub(crate) fn micros(duration: Duration) -> Micros {
     u64::try_from(duration.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,4 @@
+#[cfg(loom)]
+mod interleaved;
+#[cfg(not(loom))]
+mod sequential;
