@@ -21,6 +21,13 @@ pub(super) const FAMILY: Family = Family {
                 "out of extra usage",
             ])
             .says(QUOTA_ACCOUNT),
+        Rule::new("anthropic: the organization is disabled", ERRORS)
+            .on(&[400, 401, 403])
+            .text(&[
+                "organization has been disabled",
+                "account has been disabled",
+            ])
+            .says(AUTH_ACCOUNT),
         Rule::new("anthropic: overloaded_error", ERRORS)
             .words(&["overloaded_error"])
             .says(BUSY_PROVIDER),
@@ -40,15 +47,6 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("anthropic: authentication_error", ERRORS)
             .words(&["authentication_error"])
             .says(AUTH_KEY),
-        Rule::new("anthropic: permission_error of the organization", ERRORS)
-            .words(&["permission_error"])
-            .text(&[
-                "organization has been disabled",
-                "account has been disabled",
-                "your account",
-                "has been disabled",
-            ])
-            .says(AUTH_ACCOUNT),
         Rule::new("anthropic: permission_error", ERRORS)
             .words(&["permission_error"])
             .says(AUTH_KEY),

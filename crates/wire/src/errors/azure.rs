@@ -15,7 +15,6 @@ pub(super) const FAMILY: Family = Family {
                 "experiencing high demand",
                 "system is currently experiencing",
                 "no capacity",
-                "temporarily unable to process",
             ])
             .says(BUSY_MODEL),
         Rule::new("azure: content management policy", FILTER)

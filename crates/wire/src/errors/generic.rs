@@ -27,6 +27,9 @@ pub(super) const PHRASES: &[Rule] = &[
             "insufficient_quota",
             "insufficient funds",
             "not enough credits",
+            "not enough balance",
+            "balance is insufficient",
+            "account is in good standing",
             "no credits",
             "out of credits",
             "used all available credits",
@@ -330,6 +333,7 @@ const CONTEXT_PHRASES: &[&str] = &[
     "reduce your prompt",
     "expected maxlength:",
     "token limit exceeded",
+    "range of input length should be",
 ];
 
 const UNSUPPORTED_PHRASES: &[&str] = &[
@@ -348,6 +352,7 @@ const UNSUPPORTED_PHRASES: &[&str] = &[
     "don't support",
     "cannot both be specified for this model",
     "unknown variant",
+    "unrecognized request argument",
     "modality is not enabled",
     "is not enabled for models/",
     "requires --",

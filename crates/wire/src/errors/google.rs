@@ -91,6 +91,14 @@ pub(super) const FAMILY: Family = Family {
                 "valid api key",
             ])
             .says(AUTH_KEY),
+        Rule::new("google: the API is not enabled for the project", ERRORS)
+            .on(&[403])
+            .text(&["has not been used in project", "it is disabled"])
+            .says(AUTH_ACCOUNT),
+        Rule::new("google: billing is not enabled, by its text", ERRORS)
+            .on(&[400, 403, 429])
+            .text(&["requires billing", "billing is disabled", "billing account"])
+            .says(QUOTA_ACCOUNT),
         Rule::new("google: location not served", ERRORS)
             .on(&[400, 403])
             .text(&[

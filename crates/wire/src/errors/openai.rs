@@ -32,6 +32,9 @@ pub(super) const TYPED: &[Rule] = &[
             "usage_limit_exceeded",
             "usage_not_included",
             "credits_exhausted",
+            "quota_exceeded",
+            "not_enough_balance",
+            "arrearage",
         ])
         .says(QUOTA_ACCOUNT),
     Rule::new(

@@ -82,6 +82,8 @@ struct Look {
     content: bool,
     /// The prompt was refused.
     blocked: bool,
+    /// It has the key under which Gemini counts the tokens of an answer.
+    counted: bool,
     finish: Option<Finish>,
 }
 
@@ -123,6 +125,7 @@ impl Look {
                         self.choice(choice);
                     }
                 }
+                b"usageMetadata" => self.counted = true,
                 // Gemini.
                 b"promptFeedback" => {
                     let reason = value.get("blockReason");
@@ -215,7 +218,9 @@ impl Look {
                 Some(Finish::Stop) if self.choices && !self.content => {
                     malformed("an answer without content")
                 }
-                _ if self.choices && !self.chosen => malformed("an answer without choices"),
+                _ if (self.choices && !self.chosen) || (self.counted && !self.answer) => {
+                    malformed("an answer without choices")
+                }
                 _ if !value.is_object() && !value.is_array() => malformed("JSON without an answer"),
                 _ if value.is_object() && value.is_empty() => malformed("an empty object"),
                 _ => Outcome::success().with_evidence("a whole answer"),
