@@ -26,7 +26,7 @@ fn sse(stream: &[u8], size: usize) -> Vec<(u8, Vec<u8>, Vec<u8>)> {
                 (0, name, event.data.to_vec())
             }
             SseItem::Comment(text) => (1, Vec::new(), text.to_vec()),
-            SseItem::Field { name, value } => (2, name.to_vec(), value.to_vec()),
+            SseItem::Field { name, value, .. } => (2, name.to_vec(), value.to_vec()),
             _ => (3, Vec::new(), Vec::new()),
         });
     };

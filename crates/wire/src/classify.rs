@@ -10,6 +10,7 @@ use crate::{
     errors::{Answer, classify_answer},
     headroom,
     json::{Extent, Value},
+    scan::{Sse, SseItem},
     stream::{FinishReason, Framing, StreamReader, Usage},
 };
 
@@ -452,6 +453,11 @@ impl Whole {
     }
 
     fn judge(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {
+        if !self.head.status.is_success()
+            && let Some(data) = first_event(body)
+        {
+            return self.head.classify(&data, trailers);
+        }
         let outcome = self.head.classify(body, trailers);
         if outcome.is_success() && Value::parse(body).is_none() {
             return Outcome::new(Kind::Malformed).with_evidence("a body that is not whole JSON");
@@ -465,6 +471,25 @@ impl Whole {
         self.decided = Some(outcome);
         Step::failed(progress, outcome)
     }
+}
+
+/// The data of the first event, if the body is one of server-sent events. Some send their errors like
+/// this under an error status (Alibaba's model studio, when a stream was asked for).
+fn first_event(body: &[u8]) -> Option<Vec<u8>> {
+    let start = body.trim_ascii_start();
+    if !FIELDS.iter().any(|field| start.starts_with(field)) {
+        return None;
+    }
+    let mut data = None;
+    let mut scanner = Sse::default();
+    let mut each = |item: SseItem<'_>| {
+        if let SseItem::Event(event) = item {
+            data.get_or_insert_with(|| event.data.to_vec());
+        }
+    };
+    scanner.feed(body, &mut each);
+    scanner.finish(&mut each);
+    data
 }
 
 /// What a server-sent event may begin with.

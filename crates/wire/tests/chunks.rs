@@ -149,6 +149,35 @@ fn openai_chat() {
 }
 
 #[test]
+fn an_error_without_a_field_is_still_an_error() {
+    use Progress::{KeepAlive, Token};
+    let read = |stream: &str| verdict(Dialect::OpenAiChat, "text/event-stream", stream);
+    let error =
+        r#"{"error": {"message": "Overloaded", "type": "overloaded_error"}}"#.to_owned() + "\n";
+    assert_eq!(read(&error), (KeepAlive, Kind::Overloaded));
+    assert_eq!(
+        read(&error.replace(' ', "\n  ")),
+        (KeepAlive, Kind::Overloaded)
+    );
+    let late = format!("data: {TEXT}\n\n{error}");
+    assert_eq!(read(&late), (Token, Kind::Overloaded));
+    // An answer without a field is none to those who read events.
+    let answer = r#"{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+    assert_eq!(read(answer), (Progress::None, Kind::Malformed));
+}
+
+#[test]
+fn an_error_status_with_an_event_is_read_by_the_event() {
+    let headers = HeaderMap::new();
+    let classify = ClassifyHttp::new(Dialect::OpenAiChat);
+    let body = b"id:1\nevent:error\n:HTTP_STATUS/400\ndata:{\"error\":{\"code\":\"context_length_exceeded\"}}\n\n";
+    let mut reader = classify.reader(StatusCode::BAD_REQUEST, &headers);
+    reader.on_data(body);
+    let outcome = reader.on_end(End::Clean(None));
+    assert_eq!(outcome.kind(), Kind::ContextTooLong);
+}
+
+#[test]
 fn all_choices_must_finish() {
     let choice = |index, delta, reason| {
         format!(r#"{{"choices":[{{"index":{index},"delta":{delta},"finish_reason":{reason}}}]}}"#)

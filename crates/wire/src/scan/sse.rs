@@ -63,6 +63,8 @@ pub enum SseItem<'a> {
         name: &'a [u8],
         /// What comes after it.
         value: &'a [u8],
+        /// The line as a whole: what is no field at all must be judged by it.
+        line: &'a [u8],
     },
     /// Something larger than the limits was met and is skipped: a comment, or an event with all its
     /// fields.
@@ -201,7 +203,7 @@ impl Sse {
                     }
                 };
             }
-            _ => each(SseItem::Field { name, value }),
+            _ => each(SseItem::Field { name, value, line }),
         }
     }
 
@@ -336,9 +338,7 @@ impl fmt::Debug for SseItem<'_> {
         match self {
             Self::Event(event) => event.fmt(f),
             Self::Comment(text) => write!(f, "Comment({} bytes)", text.len()),
-            Self::Field { name, value } => {
-                write!(f, "Field({} bytes)", name.len() + value.len())
-            }
+            Self::Field { line, .. } => write!(f, "Field({} bytes)", line.len()),
             Self::TooLong => f.write_str("TooLong"),
         }
     }
@@ -373,7 +373,7 @@ mod tests {
         match item {
             SseItem::Event(event) => Seen::Event(event.name.map(text), text(event.data)),
             SseItem::Comment(comment) => Seen::Comment(text(comment)),
-            SseItem::Field { name, value } => Seen::Field(text(name), text(value)),
+            SseItem::Field { name, value, .. } => Seen::Field(text(name), text(value)),
             SseItem::TooLong => Seen::TooLong,
         }
     }

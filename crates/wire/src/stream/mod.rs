@@ -15,8 +15,8 @@ use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step, outcome_
 use http::HeaderMap;
 
 use crate::{
-    Dialect, Provider, errors,
-    json::Value,
+    Dialect, ERROR_LIMIT, Provider, errors,
+    json::{Extent, Value},
     scan::{
         EventStream, EventStreamItem, JsonArray, JsonArrayItem, Ndjson, NdjsonItem, Sse, SseItem,
     },
@@ -60,6 +60,8 @@ struct State {
     headers: HeaderMap,
     facts: Facts,
     failed: Option<Outcome>,
+    /// JSON that stands between events, and how far it goes.
+    stray: (Vec<u8>, Extent),
 }
 
 /// What the events of a stream have said.
@@ -162,6 +164,7 @@ impl StreamReader {
                 headers: HeaderMap::new(),
                 facts: Facts::default(),
                 failed: None,
+                stray: (Vec::new(), Extent::default()),
             },
         }
     }
@@ -269,23 +272,49 @@ impl State {
             },
             SseItem::Comment(_) => return alive(step),
             SseItem::TooLong => return self.skip(step),
-            // Old llama.cpp names the field `error`; others write the error's JSON without a field
-            // at all, which reads as a field whose name begins with a brace.
+            // Old llama.cpp names the field `error`.
             SseItem::Field {
                 name: b"error",
                 value,
+                ..
             } => Event {
                 name: Some(b"error"),
                 data: value,
             },
-            SseItem::Field { name, .. } => {
-                if !self.facts.spoken && name.first() == Some(&b'<') {
-                    return self.fail(FOREIGN, step);
-                }
-                return alive(step);
-            }
+            SseItem::Field { line, .. } => return self.stray(line, step),
         };
         self.event(event, step);
+    }
+
+    /// A line that is no part of an event: of a page, or of the JSON of an error that a server wrote
+    /// into its stream without a field.
+    fn stray(&mut self, line: &[u8], step: &mut Step) {
+        let first = line.trim_ascii_start().first();
+        if !self.stray.1.has_begun() && first != Some(&b'{') {
+            if !self.facts.spoken && first == Some(&b'<') {
+                return self.fail(FOREIGN, step);
+            }
+            return alive(step);
+        }
+        alive(step);
+        let (json, extent) = &mut self.stray;
+        json.extend_from_slice(line);
+        json.push(b'\n');
+        let is_whole = extent.feed(line).is_some();
+        if !is_whole && json.len() <= ERROR_LIMIT {
+            return;
+        }
+        let (json, _) = std::mem::take(&mut self.stray);
+        let event = Event {
+            name: None,
+            data: &json,
+        };
+        // Only an error is believed: whoever reads the stream sees no event here.
+        match self.read(event).failure {
+            Failure::Told => self.told(event, step),
+            _ if !self.facts.spoken => self.fail(FOREIGN, step),
+            _ => {}
+        }
     }
 
     fn line(&mut self, item: NdjsonItem<'_>, step: &mut Step) {
