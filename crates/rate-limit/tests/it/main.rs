@@ -5,3 +5,4 @@ mod limits;
 mod reserve;
 mod support;
 mod waiting;
+mod wire;
