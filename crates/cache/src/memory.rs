@@ -78,3 +78,106 @@ impl fmt::Debug for MemoryStore {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{KeySecret, ProducedBy, Tenant};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    struct Keys {
+        secret: KeySecret,
+        producer: ProducedBy,
+        tenants: Vec<Tenant>,
+    }
+
+    impl Keys {
+        fn new(tenants: u32) -> Self {
+            Self {
+                secret: KeySecret::from_passphrase("test"),
+                producer: ProducedBy::new("a", "m"),
+                tenants: (0..tenants)
+                    .map(|tenant| Tenant::new(&tenant.to_le_bytes()))
+                    .collect(),
+            }
+        }
+
+        fn key(&self, tenant: usize, identity: u32) -> Key {
+            let tenant = &self.tenants[tenant % self.tenants.len()];
+            Key::new(
+                &self.secret,
+                tenant,
+                &self.producer,
+                &identity.to_le_bytes(),
+            )
+        }
+    }
+
+    fn entry(bytes: usize) -> Entry {
+        Entry::new(0, Bytes::from(vec![b'x'; bytes]))
+    }
+
+    async fn settle(store: &MemoryStore) {
+        for share in store.shares.iter() {
+            share.run_pending_tasks().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_million_keys_of_a_thousand_tenants_stay_within_the_room() {
+        const ROOM: u64 = 4 * 1024 * 1024;
+        let store = MemoryStore::new(ROOM, HOUR);
+        let answer = entry(100);
+        let keys = Keys::new(1_000);
+        for identity in 0..1_000_000 {
+            store
+                .put(keys.key(identity as usize, identity), answer.clone())
+                .await;
+            if identity % 100 == 0 {
+                settle(&store).await;
+                assert!(
+                    store.bytes() <= ROOM,
+                    "{} bytes after {identity}",
+                    store.bytes()
+                );
+            }
+        }
+        settle(&store).await;
+        assert!(store.bytes() <= ROOM);
+        assert!(store.bytes() > ROOM / 2, "the room is used");
+        assert!(store.len() <= ROOM / u64::from(answer.weight()));
+    }
+
+    #[tokio::test]
+    async fn a_greedy_tenant_pushes_out_only_its_own_share() {
+        let store = MemoryStore::new(16 * 64 * 1024, HOUR);
+        let keys = Keys::new(200);
+        let modest: Vec<usize> = (1..200).collect();
+        for tenant in &modest {
+            store.put(keys.key(*tenant, 0), entry(10)).await;
+        }
+        settle(&store).await;
+        let mut kept_before = 0;
+        for tenant in &modest {
+            kept_before += usize::from(store.get(&keys.key(*tenant, 0)).await.is_some());
+        }
+        assert_eq!(kept_before, modest.len());
+        for identity in 0..20_000 {
+            store.put(keys.key(0, identity), entry(1_000)).await;
+        }
+        settle(&store).await;
+        let greedy = keys.key(0, 0).share(MemoryStore::SHARES);
+        for tenant in modest {
+            let key = keys.key(tenant, 0);
+            if key.share(MemoryStore::SHARES) != greedy {
+                assert!(
+                    store.get(&key).await.is_some(),
+                    "tenant {tenant} was pushed out"
+                );
+            }
+        }
+    }
+}
