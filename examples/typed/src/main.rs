@@ -1,3 +1,0 @@
-//! A typed request service behind backstop.
-
-fn main() {}
