@@ -9,7 +9,7 @@ use tower::util::BoxCloneSyncService;
 
 use super::{
     PER_SECOND, builder, health, over,
-    rig::{Act, Changes, Model, load, millis, naive_chain, seconds},
+    rig::{Act, Called, Changes, Model, load, millis, naive_chain, seconds},
 };
 
 const BEGINS: u64 = 10;
@@ -36,7 +36,7 @@ async fn a_primary_that_is_out_is_probed_and_comes_back_by_and_by() {
         &[("primary", &primary), ("backup", &backup)],
     );
     let calls = load(stack, PER_SECOND, seconds(90)).await;
-    assert!(calls.iter().all(super::rig::Called::is_answered));
+    assert!(calls.iter().all(Called::is_answered));
 
     let seen = changes.of("primary");
     let states: Vec<_> = seen.iter().map(|(_, state)| *state).collect();
@@ -78,44 +78,66 @@ async fn a_primary_that_is_out_is_probed_and_comes_back_by_and_by() {
     assert!(naive.count(seconds(BEGINS), seconds(ENDS)) > 11_000);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_primary_that_fails_every_other_time_does_not_drag_its_callers_to_and_fro() {
-    let changes = Changes::new();
-    let primary = Model::new("primary", |_, number| {
-        // Half of them, without a pattern.
+/// Fails half of the time, without a pattern.
+fn flapping() -> Model {
+    Model::new("primary", |_, number| {
         if fastrand::Rng::with_seed(number as u64).bool() {
             Act::Answer(millis(20))
         } else {
             Act::Fail(millis(20), Outcome::new(Kind::Overloaded))
         }
-    });
-    let backup = Model::healthy("backup", millis(20));
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_fails_every_other_time_does_not_drag_its_callers_to_and_fro() {
+    let changes = Changes::new();
+    let (primary, backup) = (flapping(), Model::healthy("backup", millis(20)));
     let stack = over(
         builder(&changes),
         &[("primary", &primary), ("backup", &backup)],
     );
     let calls = load(stack, PER_SECOND, seconds(180)).await;
-    assert!(calls.iter().all(super::rig::Called::is_answered));
+    assert!(calls.iter().all(Called::is_answered));
 
+    // Two changes for each time that it is ejected, each of which lasts.
     let seen = changes.of("primary");
     for (place, (_, state)) in seen.iter().enumerate() {
         let expected = ["faulting", "recovering"][place % 2];
         assert_eq!(*state, expected, "{seen:?}");
     }
-    // Ejections of 5, 10, 15, ... seconds: eight fill three minutes, and twice that many changes.
-    assert!((2..=16).contains(&seen.len()), "{seen:?}");
     for pair in seen.windows(2) {
         if pair[0].1 == "faulting" {
             assert!(pair[1].0 >= pair[0].0 + seconds(5), "{seen:?}");
         }
     }
-    // The callers hardly notice: the primary answers a small share at any time after the first
-    // ejection.
+    // Ejections of 5, 10, 15, ... seconds: eight fill three minutes.
+    assert!((2..=16).contains(&seen.len()), "{seen:?}");
+    // It answers a small share at any time after the first ejection.
     let on_primary = calls
         .iter()
         .filter(|call| call.at > seconds(5) && call.result == Ok("primary"))
         .count();
     assert!(on_primary < calls.len() / 10, "{on_primary}");
+
+    // A plain breaker: one good probe, and everybody is back.
+    let plain = Changes::new();
+    let plain_health = health()
+        .successes_to_return(1)
+        .ramp_start(1.0)
+        .ejection_cap(seconds(5));
+    let (primary, backup) = (flapping(), Model::healthy("backup", millis(20)));
+    let stack = over(
+        builder(&plain).health(plain_health),
+        &[("primary", &primary), ("backup", &backup)],
+    );
+    load(stack, PER_SECOND, seconds(180)).await;
+    let plain = plain.of("primary").len();
+    assert!(
+        plain >= seen.len() * 2,
+        "{plain}, with all measures {}",
+        seen.len()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +251,7 @@ async fn a_silent_primary_is_silent_to_few_callers() {
         .build(targets)
         .expect("valid");
     let calls = load(BoxCloneSyncService::new(stack), 50, seconds(60)).await;
-    assert!(calls.iter().all(super::rig::Called::is_answered));
+    assert!(calls.iter().all(Called::is_answered));
     assert_eq!(
         changes.of("primary").first().map(|(_, state)| *state),
         Some("faulting")
