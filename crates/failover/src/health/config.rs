@@ -91,6 +91,9 @@ impl HealthConfig {
 
     /// How many probes in a row must succeed before the target is back, at most 63. Default: 3: a
     /// target that fails every other time passes one of eight such examinations.
+    ///
+    /// A probe is over at the end of its body, not at its first token, since a stream can still
+    /// break off. Where answers stream for minutes, fewer probes bring a target back sooner.
     #[must_use]
     pub const fn successes_to_return(mut self, successes: u32) -> Self {
         self.successes_to_return = successes;
