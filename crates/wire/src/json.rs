@@ -198,12 +198,12 @@ impl Extent {
     }
 }
 
-fn skip_space(text: &[u8], at: usize) -> usize {
-    let rest = text.get(at..).unwrap_or_default();
-    let space = rest
-        .iter()
-        .position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-    at + space.unwrap_or(rest.len())
+#[inline]
+fn skip_space(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\t' | b'\n' | b'\r') = text.get(at) {
+        at += 1;
+    }
+    at
 }
 
 /// Where the value that starts at `at` ends.
@@ -276,18 +276,19 @@ fn skip_string(text: &[u8], at: usize) -> Option<usize> {
     }
     let mut at = at + 1;
     loop {
-        let rest = text.get(at..)?;
-        let plain = memchr2(b'"', b'\\', rest)?;
-        // No early exit, so that it is done many bytes at a time.
-        let controls = rest[..plain]
-            .iter()
-            .fold(false, |found, byte| found | (*byte < 0x20));
-        if controls {
-            return None;
-        }
+        // Most strings are short: for those, the start of a vector search costs more than it saves.
+        let near = text.get(at..)?;
+        let near = &near[..near.len().min(32)];
+        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+        let plain = match near.iter().position(is_special) {
+            Some(special) => special,
+            None => near.len() + skip_plain(&text[at + near.len()..])?,
+        };
         at += plain;
-        if text[at] == b'"' {
-            return Some(at + 1);
+        match text[at] {
+            b'"' => return Some(at + 1),
+            b'\\' => {}
+            _ => return None,
         }
         at += match *text.get(at + 1)? {
             b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => 2,
@@ -301,6 +302,16 @@ fn skip_string(text: &[u8], at: usize) -> Option<usize> {
             _ => return None,
         };
     }
+}
+
+/// How far the next byte is that a string does not simply contain, many bytes at a time.
+fn skip_plain(text: &[u8]) -> Option<usize> {
+    let plain = memchr2(b'"', b'\\', text)?;
+    // No early exit, for the same reason.
+    let controls = text[..plain]
+        .iter()
+        .fold(false, |found, byte| found | (*byte < 0x20));
+    (!controls).then_some(plain)
 }
 
 fn skip_word(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {

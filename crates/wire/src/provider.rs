@@ -263,10 +263,16 @@ impl Provider {
         if is_grpc(headers) {
             return Self::Grpc;
         }
-        SIGNS
-            .iter()
-            .find(|(name, _)| headers.contains_key(*name))
-            .map_or(Self::Unknown, |(_, provider)| *provider)
+        // A response has fewer headers than there are signs, and this is done for each.
+        let mut signs = SIGNS;
+        for name in headers.keys() {
+            let found = signs.iter().position(|(sign, _)| *sign == name.as_str());
+            signs = found.map_or(signs, |first| &signs[..=first]);
+        }
+        match signs.last() {
+            Some((sign, provider)) if headers.contains_key(*sign) => *provider,
+            _ => Self::Unknown,
+        }
     }
 }
 

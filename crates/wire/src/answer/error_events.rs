@@ -53,8 +53,6 @@ struct Boundary {
     empty_line: bool,
     /// The last byte was a CR: a LF belongs to it.
     after_cr: bool,
-    /// That CR ended an event.
-    ended: bool,
 }
 
 impl<B> ErrorEvents<B> {
@@ -206,7 +204,6 @@ impl Boundary {
     const START: Self = Self {
         empty_line: true,
         after_cr: false,
-        ended: false,
     };
 
     /// Reads on, and says after how many of the bytes the last event that they end is over.
@@ -216,9 +213,6 @@ impl Boundary {
         if self.after_cr && data.first() == Some(&b'\n') {
             // The second half of a line end that was complete without it.
             at = 1;
-            if self.ended {
-                last = Some(1);
-            }
         }
         if !data.is_empty() {
             self.after_cr = false;
@@ -231,10 +225,7 @@ impl Boundary {
                 match data.get(at) {
                     Some(b'\n') => at += 1,
                     Some(_) => {}
-                    None => {
-                        self.after_cr = true;
-                        self.ended = is_empty;
-                    }
+                    None => self.after_cr = true,
                 }
             }
             self.empty_line = true;
