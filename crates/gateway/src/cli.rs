@@ -6,7 +6,7 @@ use backstop_core::BoxError;
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
 
-use crate::{classify, config::Config, demo, logs, routes, server, stack};
+use crate::{classify, config::Config, demo, logs, routes, server, stack::Secrets};
 
 /// Lets another model answer when the first cannot.
 #[derive(Debug, Parser)]
@@ -92,12 +92,12 @@ fn check(file: &ConfigFile) -> Result<(), BoxError> {
 fn serve(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
     logs::start();
-    let keys = stack::keys(&config, |name| std::env::var(name).ok())?;
+    let secrets = Secrets::look_up(&config, |name| std::env::var(name).ok())?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?
         .block_on(async {
-            let gateway = Arc::new(routes::Gateway::new(&config, &keys)?);
+            let gateway = Arc::new(routes::Gateway::new(&config, &secrets)?);
             let listener = TcpListener::bind(config.listen)
                 .await
                 .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;

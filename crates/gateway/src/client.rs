@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::body::Body;
 use backstop_core::{BoxError, body::Replayable};
 use backstop_timeout::{ConfigError, ConnectTimeout, ConnectTimeoutLayer};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
@@ -12,10 +13,8 @@ use hyper_util::{
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use tower::Layer as _;
 
-use crate::body::Rest;
-
-/// What a target is sent: the caller's body, read by the router and once more by failover.
-pub(crate) type SentBody = Replayable<Replayable<Rest>>;
+/// What a target is sent: the caller's body, as failover keeps it.
+pub(crate) type SentBody = Replayable<Body>;
 
 /// A client that follows no redirects and keeps its connections.
 pub(crate) type Client = HyperClient<ConnectTimeout<HttpsConnector<HttpConnector>>, SentBody>;

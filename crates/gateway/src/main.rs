@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod demo;
 mod logs;
+mod needs;
 mod reply;
 mod routes;
 mod server;

@@ -3,6 +3,7 @@
 
 use axum::{body::Body, response::Response};
 use backstop_core::Served;
+use backstop_failover::Trace;
 use backstop_wire::{Dialect, request::BadBody};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 const SERVED_BY: HeaderName = HeaderName::from_static("x-backstop-served-by");
 const MODE: HeaderName = HeaderName::from_static("x-backstop-mode");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-backstop-attempts");
+const TRACE: HeaderName = HeaderName::from_static(Trace::HEADER);
 
 /// Why a request was refused before any target was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,10 +124,11 @@ pub(crate) fn json_response(status: StatusCode, body: &Value) -> Response {
     response
 }
 
-/// Takes from an answer's head what was meant for this gateway alone, and says who answered.
+/// Takes from an answer's head what was meant for this gateway alone, and says who answered and
+/// what was decided.
 ///
 /// What the provider says of limits, retries and the request's id stays: SDKs read it.
-pub(crate) fn dress(headers: &mut HeaderMap, served: Option<&Served>) {
+pub(crate) fn dress(headers: &mut HeaderMap, served: Option<&Served>, trace: Option<&Trace>) {
     let listed: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -167,6 +170,9 @@ pub(crate) fn dress(headers: &mut HeaderMap, served: Option<&Served>) {
         headers.insert(MODE, HeaderValue::from_static(served.mode.as_str()));
         headers.insert(ATTEMPTS, served.attempts.into());
     }
+    if let Some(trace) = trace {
+        headers.insert(TRACE, trace.to_header_value());
+    }
 }
 
 #[cfg(test)]
@@ -198,7 +204,7 @@ mod tests {
             headers.append(name, HeaderValue::from_static(value));
         }
         let served = Served::new(Arc::from("b"), Mode::Failover, 2);
-        dress(&mut headers, Some(&served));
+        dress(&mut headers, Some(&served), None);
         let mut left: Vec<_> = headers
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))

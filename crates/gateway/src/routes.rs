@@ -10,15 +10,16 @@ use axum::{
     routing::{get, post},
 };
 use backstop_core::{BoxError, Served, TimeLimits, body::Replayable};
-use backstop_failover::FailoverHandle;
+use backstop_failover::{FailoverHandle, Force, Trace, plan::Affinity};
 use backstop_rate_limit::RateLimitHandle;
+use backstop_redis::SharedHealthTask;
 use backstop_wire::{
     Dialect,
     request::{BadBody, RequestModel},
 };
 use bytes::{Bytes, BytesMut};
 use http::{
-    StatusCode,
+    Extensions, HeaderMap, HeaderName, StatusCode,
     header::{CONTENT_ENCODING, EXPECT},
 };
 use http_body::Body as _;
@@ -29,9 +30,10 @@ use tower::ServiceExt as _;
 
 use crate::{
     body::{LINGER, Rest},
-    config::Config,
+    config::{self, Config},
+    needs,
     reply::{Refusal, dress, json_response},
-    stack::{self, Keys, Stack},
+    stack::{self, Secrets, Stack},
 };
 
 /// How long a caller may pause while it sends its body: as long as for the head of the request.
@@ -41,8 +43,10 @@ const BODY_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Gateway {
     models: HashMap<Arc<str>, Route>,
+    force_header: Option<HeaderName>,
     failovers: Vec<FailoverHandle>,
     limits: Vec<RateLimitHandle>,
+    _sharing: Option<SharedHealthTask>,
     list: Value,
     max_body: usize,
     replay_limit: usize,
@@ -52,6 +56,9 @@ pub(crate) struct Gateway {
 struct Route {
     dialect: Dialect,
     deadline: Duration,
+    affinity_header: Option<HeaderName>,
+    /// Whether it matters what a request asks of a model.
+    has_needs: bool,
     stack: Stack,
 }
 
@@ -90,8 +97,8 @@ async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
 
 impl Gateway {
     /// Builds the stacks of all models.
-    pub(crate) fn new(config: &Config, keys: &Keys) -> Result<Self, BoxError> {
-        let stacks = stack::build(config, keys)?;
+    pub(crate) fn new(config: &Config, secrets: &Secrets) -> Result<Self, BoxError> {
+        let stacks = stack::build(config, secrets)?;
         let models = stacks
             .models
             .into_iter()
@@ -100,6 +107,11 @@ impl Gateway {
                 let route = Route {
                     dialect: model.dialect,
                     deadline: model.deadline,
+                    affinity_header: model.affinity_header.clone(),
+                    has_needs: model.targets.iter().any(|name| {
+                        let target = config.targets.get(name);
+                        target.is_some_and(config::Target::lacks_something)
+                    }),
                     stack,
                 };
                 (model.name.as_str().into(), route)
@@ -107,8 +119,10 @@ impl Gateway {
             .collect();
         Ok(Self {
             models,
+            force_header: config.force_header.clone(),
             failovers: stacks.failovers,
             limits: stacks.limits,
+            _sharing: stacks.sharing,
             list: model_list(config),
             max_body: config.max_body,
             replay_limit: config.replay_limit,
@@ -155,24 +169,17 @@ impl Gateway {
                 return response;
             }
         };
-        let mut request = http::Request::from_parts(head, asked.body);
-        // Nothing that the server knows of the caller's connection goes further.
-        request.extensions_mut().clear();
-        request.extensions_mut().insert(asked.model);
-        if !asked.is_whole {
-            // Until the head comes it is mostly the caller who takes time, and nobody else can be
-            // asked: the deadline alone holds.
-            let mut limits = TimeLimits::default();
-            limits.headers = Some(route.deadline);
-            request.extensions_mut().insert(limits);
-        }
+        let mut head = head;
+        head.extensions = self.extensions(route, &head.headers, &asked);
+        let request = http::Request::from_parts(head, Body::new(asked.body));
         let response = match route.stack.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
         let (mut head, body) = response.into_parts();
         let served: Option<Served> = head.extensions.remove();
-        dress(&mut head.headers, served.as_ref());
+        let trace: Option<Trace> = head.extensions.remove();
+        dress(&mut head.headers, served.as_ref(), trace.as_ref());
         tracing::info!(
             model = &**name,
             status = head.status.as_u16(),
@@ -188,6 +195,37 @@ impl Gateway {
             "answered",
         );
         Response::from_parts(head, body)
+    }
+
+    /// What the layers are told of a request. Nothing that the server knows of the caller's
+    /// connection is among it.
+    fn extensions(&self, route: &Route, headers: &HeaderMap, asked: &Asked) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(asked.model.clone());
+        if !asked.is_whole {
+            // Until the head comes it is mostly the caller who takes time, and nobody else can be
+            // asked: the deadline alone holds.
+            let mut limits = TimeLimits::default();
+            limits.headers = Some(route.deadline);
+            extensions.insert(limits);
+        }
+        if route.has_needs {
+            extensions.insert(needs::of(&asked.body.read()));
+        }
+        if let Some(name) = &route.affinity_header
+            && let Some(value) = headers.get(name)
+        {
+            extensions.insert(Affinity::of(value.as_bytes()));
+        }
+        if let Some(name) = &self.force_header
+            && let Some(value) = headers.get(name).and_then(|value| value.to_str().ok())
+        {
+            extensions.insert(match value {
+                "fallback" => Force::Fallback,
+                target => Force::Target(target.into()),
+            });
+        }
+        extensions
     }
 
     fn route(

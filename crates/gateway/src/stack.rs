@@ -1,30 +1,52 @@
 //! The layers: per model a failover over its targets, around one HTTP client.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use backstop_core::{BoxError, RetargetLayer, body::Replayable};
-use backstop_failover::{Failover, FailoverHandle};
+use backstop_cache::{
+    CacheConfig, CachedFallbackLayer, Entry, Key, KeySecret, MemoryStore, ProducedBy, ServeOn,
+    SimplifiedAnswer, Store, Tenant,
+};
+use backstop_core::{
+    BoxError, CarryExtensions, FrozenRequest, RetargetLayer, body::Replayable, outcome_of,
+};
+use backstop_failover::{
+    Failover, FailoverBuilder, FailoverHandle, Force, Trace,
+    admission::Admission,
+    budget::Budget,
+    guards::Needs,
+    health::Health,
+    plan::{Affinity, LeastFirstToken, Ordered, Plan, Rendezvous, Sticky, Weighted},
+};
 use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
+use backstop_redis::{ProbeLease, RedisLink, RedisStore, SharedHealth, SharedHealthTask};
 use backstop_timeout::{Limits, TimeoutLayer};
 use backstop_wire::{
     ClassifyHttp, Dialect,
-    answer::AnswerLayer,
+    answer::{AnswerLayer, error_response},
+    recorder::HttpRecorder,
     request::RequestModel,
     retarget::{Credential, HttpTarget},
 };
 use http::{Request, Response};
 use secrecy::{ExposeSecret as _, SecretString};
-use tower::{ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
-    body::Rest,
     client::Tls,
-    config::{self, Config},
+    config::{self, Config, Order, StoreAt, TenantBy},
 };
 
 /// What answers for one model. It never fails: errors are answers in the caller's dialect.
-pub(crate) type Stack = BoxCloneSyncService<Request<Replayable<Rest>>, Response<Body>, Infallible>;
+pub(crate) type Stack = BoxCloneSyncService<Request<Body>, Response<Body>, Infallible>;
+
+/// What may still fail, with bodies of one type, so that layers can be left out.
+type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
+
+/// The layers of one target.
+type TargetService = BoxCloneSyncService<Request<Replayable<Body>>, Response<Body>, BoxError>;
+
+type Target = backstop_failover::Target<TargetService>;
 
 /// The stacks of all models, in their order, and what is known of the targets.
 #[derive(Debug)]
@@ -34,119 +56,383 @@ pub(crate) struct Stacks {
     pub(crate) failovers: Vec<FailoverHandle>,
     /// The limits that are remembered, by target.
     pub(crate) limits: Vec<RateLimitHandle>,
+    /// Tells other replicas of the targets' health as long as it lives.
+    pub(crate) sharing: Option<SharedHealthTask>,
 }
 
-/// The keys of the targets, by target.
-pub(crate) type Keys = HashMap<Arc<str>, SecretString>;
+/// What environment variables hold, by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets(HashMap<String, SecretString>);
 
-/// Looks up the keys that the configuration names.
-///
-/// # Errors
-///
-/// Names every variable that is not set.
-pub(crate) fn keys(
-    config: &Config,
-    lookup: impl Fn(&str) -> Option<String>,
-) -> Result<Keys, BoxError> {
-    let mut keys = Keys::new();
-    let mut missing = Vec::new();
-    for (name, target) in &config.targets {
-        let Some(key) = &target.api_key else {
-            continue;
-        };
-        // A line break at the end is easily caught with a key, and never part of it.
-        match lookup(&key.env).map(|value| value.trim().to_owned()) {
-            Some(value) if !value.is_empty() => {
-                keys.insert(Arc::clone(name), value.into());
+/// A store that the configuration chooses.
+#[derive(Clone)]
+enum AnyStore {
+    Nowhere,
+    Memory(MemoryStore),
+    Redis(RedisStore),
+}
+
+/// What all models share.
+struct Common {
+    replay_limit: usize,
+    store: Option<(config::Cache, AnyStore, KeySecret)>,
+}
+
+impl Secrets {
+    /// Looks up the variables that the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// Names every variable that is not set.
+    pub(crate) fn look_up(
+        config: &Config,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, BoxError> {
+        let mut secrets = HashMap::new();
+        let mut missing = Vec::new();
+        for (key, env) in config.variables() {
+            // A line break at the end is easily caught with a key, and never part of it.
+            match lookup(env).map(|value| value.trim().to_owned()) {
+                Some(value) if !value.is_empty() => {
+                    secrets.insert(env.to_owned(), value.into());
+                }
+                _ => missing.push(format!("{key}: the environment variable {env} is not set")),
             }
-            _ => missing.push(format!(
-                "target.{name}.api_key_env: the environment variable {} is not set",
-                key.env
-            )),
         }
+        if missing.is_empty() {
+            return Ok(Self(secrets));
+        }
+        Err(missing.join("\n").into())
     }
-    if missing.is_empty() {
-        return Ok(keys);
+
+    /// The value of a variable that was looked up.
+    fn get(&self, env: &str) -> Result<&str, BoxError> {
+        let secret = self.0.get(env).map(SecretString::expose_secret);
+        secret.ok_or_else(|| format!("the environment variable {env} is not set").into())
     }
-    Err(missing.join("\n").into())
+
+    fn link(&self, env: &str) -> Result<RedisLink, BoxError> {
+        // The error does not say what the URL is.
+        RedisLink::open(self.get(env)?)
+            .map_err(|_| format!("the value of {env} is not the URL of a Redis").into())
+    }
 }
 
 /// Builds the stacks of all models. Models that share a target share its connections, and what is
-/// remembered of its limits.
+/// remembered of its limits and its health.
 ///
 /// # Errors
 ///
-/// When a key cannot be sent in a header, or TLS cannot work.
-pub(crate) fn build(config: &Config, keys: &Keys) -> Result<Stacks, BoxError> {
+/// When a key cannot be sent in a header, or TLS or a store cannot work.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime, with Redis in the configuration.
+pub(crate) fn build(config: &Config, secrets: &Secrets) -> Result<Stacks, BoxError> {
     let is_tls = |target: &config::Target| target.base_url.scheme_str() == Some("https");
     let tls = Tls::load(config.targets.values().any(is_tls))?;
+    let mut sharing = match &config.shared {
+        Some(shared) => {
+            let link = secrets.link(&shared.url_env)?;
+            Some(SharedHealth::builder(link, &*shared.group))
+        }
+        None => None,
+    };
     let mut targets = HashMap::new();
     let mut limits = Vec::new();
     for (name, target) in &config.targets {
-        let classify = ClassifyHttp::new(target.dialect).provider(target.provider);
-        let rate_limit = RateLimitLayer::new(Arc::clone(name), classify);
-        limits.push(rate_limit.handle());
-        let timeout = TimeoutLayer::new(time_limits(&target.timeout))?
-            .target(&**name)
-            .classify(classify);
-        let service = ServiceBuilder::new()
-            .layer(RetargetLayer::new(retarget(name, target, keys.get(name))?))
-            .layer(rate_limit)
-            .layer(timeout)
-            .service(tls.client(target.timeout.connect)?);
-        let mut named = backstop_failover::Target::new(Arc::clone(name), service);
-        if let Some(tokens) = target.context_window {
-            named = named.context_window(tokens);
+        let lease = ProbeLease::new();
+        let mut health = Health::builder(config.health);
+        if sharing.is_some() {
+            health = health.probe_gate(lease.clone());
         }
-        targets.insert(name, named);
+        let health = health.build()?;
+        sharing = sharing.map(|sharing| sharing.target(Arc::clone(name), health.clone(), lease));
+        let (service, limit) = service(name, target, secrets, &tls)?;
+        limits.push(limit);
+        targets.insert(name, declared(name, target, service, health)?);
     }
+    let common = Common {
+        replay_limit: config.replay_limit,
+        store: store(config, secrets)?,
+    };
+    let mut models = Vec::new();
     let mut failovers = Vec::new();
-    let model = |model: &config::Model| {
-        let targets = model
+    for model in &config.models {
+        let own = model
             .targets
             .iter()
-            .filter_map(|name| targets.get(name).cloned())
-            .collect();
-        let failover = Failover::builder(ClassifyHttp::new(model.dialect))
-            .deadline(model.deadline)
-            .replay_limit(config.replay_limit)
-            .carry_extension::<RequestModel>()
-            .build(targets)?;
-        failovers.push(failover.handle());
-        let answering = ServiceBuilder::new()
-            .layer(AnswerLayer::new(model.dialect))
-            .service(failover)
-            .map_response(|response| response.map(Body::new));
-        Ok(BoxCloneSyncService::new(answering))
-    };
-    let models = config.models.iter().map(model);
-    let models = models.collect::<Result<_, BoxError>>()?;
+            .filter_map(|name| targets.get(name).cloned());
+        let (stack, failover) = stack(config, model, own.collect(), &common)?;
+        models.push(stack);
+        failovers.push(failover);
+    }
     Ok(Stacks {
         models,
         failovers,
         limits,
+        sharing: sharing.map(backstop_redis::SharedHealthBuilder::start),
     })
 }
 
-fn time_limits(timeouts: &config::Timeouts) -> Limits {
-    Limits::default()
-        .headers(timeouts.headers)
-        .first_token(timeouts.first_token)
-        .idle(timeouts.idle)
+/// The layers of one target, and what is remembered of its limits.
+fn service(
+    name: &Arc<str>,
+    target: &config::Target,
+    secrets: &Secrets,
+    tls: &Tls,
+) -> Result<(TargetService, RateLimitHandle), BoxError> {
+    let classify = ClassifyHttp::new(target.dialect).provider(target.provider);
+    let rate_limit = RateLimitLayer::new(Arc::clone(name), classify);
+    let limit = rate_limit.handle();
+    let timeouts = Limits::default()
+        .headers(target.timeout.headers)
+        .first_token(target.timeout.first_token)
+        .idle(target.timeout.idle);
+    let timeout = TimeoutLayer::new(timeouts)?
+        .target(&**name)
+        .classify(classify);
+    let service = ServiceBuilder::new()
+        .layer(RetargetLayer::new(retarget(name, target, secrets)?))
+        .layer(rate_limit)
+        .layer(timeout)
+        .service(tls.client(target.timeout.connect)?)
+        .map_response(|response: Response<_>| response.map(Body::new));
+    Ok((TargetService::new(service), limit))
+}
+
+/// A target with all that is declared of it.
+fn declared(
+    name: &Arc<str>,
+    target: &config::Target,
+    service: TargetService,
+    health: Health,
+) -> Result<Target, BoxError> {
+    let mut declared = Target::new(Arc::clone(name), service)
+        .guards(target.guards)
+        .health(health)
+        .least_time(target.least_time);
+    if let Some((after, limits)) = target.cold {
+        declared = declared.cold_after(after, limits);
+    }
+    if let Some(admission) = target.admission {
+        declared = declared.admission(Admission::new(admission)?);
+    }
+    Ok(declared)
+}
+
+/// The layers around the targets of one model.
+fn stack(
+    config: &Config,
+    model: &config::Model,
+    targets: Vec<Target>,
+    common: &Common,
+) -> Result<(Stack, FailoverHandle), BoxError> {
+    let classify = ClassifyHttp::new(model.dialect);
+    let failover = failover(model, common.replay_limit, classify)?.build(targets)?;
+    let handle = failover.handle();
+    let mut inner =
+        Inner::new(failover.map_response(|response: Response<_>| response.map(Body::new)));
+    if model.cache
+        && let Some((cache, store, secret)) = &common.store
+    {
+        inner = cached(inner, config, model, (cache, store.clone(), secret.clone()))?;
+    }
+    if let Some(text) = &model.simplified {
+        inner = simplified(inner, model, text, common.replay_limit)?;
+    }
+    let dialect = model.dialect;
+    let answering = inner.map_result(move |answered: Result<_, BoxError>| {
+        Ok::<_, BoxError>(answered.unwrap_or_else(|error| failed(dialect, &error)))
+    });
+    // What is left to it are streams that break off.
+    let answering = AnswerLayer::new(dialect)
+        .layer(answering)
+        .map_response(|response: Response<_>| response.map(Body::new));
+    Ok((Stack::new(answering), handle))
+}
+
+/// The answer to a call that no target answered.
+fn failed(dialect: Dialect, error: &BoxError) -> Response<Body> {
+    let mut response = error_response(dialect, &outcome_of(&**error)).map(Body::new);
+    if let Some(trace) = Trace::find(&**error) {
+        response.extensions_mut().insert(trace.clone());
+    }
+    response
+}
+
+fn failover(
+    model: &config::Model,
+    replay_limit: usize,
+    classify: ClassifyHttp,
+) -> Result<FailoverBuilder<ClassifyHttp>, BoxError> {
+    let (order, dwell) = (model.order.clone(), model.dwell);
+    let mut builder = Failover::builder(classify)
+        .deadline(model.deadline)
+        .reserve(model.reserve)
+        .replay_limit(replay_limit)
+        .plan(move || plan(&order, dwell))
+        .last_resort(model.last_resort)
+        .budget(Budget::new(model.budget)?)
+        .at_most_once(model.at_most_once)
+        .carry_extension::<RequestModel>()
+        .carry_extension::<Needs>()
+        .carry_extension::<Affinity>()
+        .carry_extension::<Force>();
+    if let Some(retry) = model.retry {
+        builder = builder.retry(retry);
+    }
+    if let Some(hedge) = model.hedge {
+        builder = builder.hedge(hedge);
+    }
+    if let Some(share) = model.exercise {
+        builder = builder.exercise(share);
+    }
+    Ok(builder)
+}
+
+fn plan(
+    order: &Order,
+    dwell: Option<Duration>,
+) -> Result<Box<dyn Plan>, backstop_failover::ConfigError> {
+    let plan: Box<dyn Plan> = match order {
+        Order::Ordered => Box::new(Ordered),
+        Order::Weighted(weights) => Box::new(Weighted::new(weights.iter().copied())?),
+        Order::LeastFirstToken => Box::new(LeastFirstToken::new()),
+        Order::Rendezvous => Box::new(Rendezvous::default()),
+    };
+    match dwell {
+        Some(dwell) => Ok(Box::new(Sticky::new(plan, dwell)?)),
+        None => Ok(plan),
+    }
+}
+
+/// Typed extensions that layers inside need.
+fn carried() -> CarryExtensions {
+    CarryExtensions::default()
+        .with::<RequestModel>()
+        .with::<Needs>()
+        .with::<Affinity>()
+        .with::<Force>()
+}
+
+/// Answers given before, when no model can answer.
+fn cached(
+    inner: Inner,
+    config: &Config,
+    model: &config::Model,
+    (cache, store, secret): (&config::Cache, AnyStore, KeySecret),
+) -> Result<Inner, BoxError> {
+    let Some(mut recorder) = HttpRecorder::new(model.dialect) else {
+        return Err("answers in this dialect cannot be kept".into());
+    };
+    if cache.tool_calls {
+        recorder = recorder.allow_tool_calls();
+    }
+    let mut settings = CacheConfig::default();
+    settings.stale_if_error = cache.stale_if_error;
+    settings.fresh_for = cache.fresh_for.unwrap_or_default();
+    if cache.on_limits {
+        settings.serve_on = ServeOn::rfc5861().and_limits();
+    }
+    settings.only_on_request = cache.only_on_request;
+    settings.max_answer = cache.max_answer;
+    settings.max_request = config.replay_limit;
+    settings.coalesce = cache.coalesce;
+    settings.carry = carried();
+    let producers = model.targets.iter().filter_map(|name| {
+        let target = config.targets.get(name)?;
+        Some(ProducedBy::new(Arc::clone(name), &*target.model))
+    });
+    let by = cache.tenant.clone();
+    let tenant = move |request: &FrozenRequest| match &by {
+        TenantBy::Everyone => Some(Tenant::new(b"everyone")),
+        TenantBy::Header(name) => {
+            let value = request.parts().headers.get(name)?;
+            Some(Tenant::new(value.as_bytes()))
+        }
+    };
+    let classify = ClassifyHttp::new(model.dialect);
+    let layer = CachedFallbackLayer::new(
+        settings, store, secret, producers, tenant, recorder, classify,
+    )?;
+    let inner = inner.map_request(|request: Request<_>| request.map(Body::new));
+    let service = layer.layer(inner);
+    Ok(Inner::new(service.map_response(|response: Response<_>| {
+        response.map(Body::new)
+    })))
+}
+
+/// The operator's text, when nobody else can answer. It is everybody's, so it needs no tenant.
+fn simplified(
+    inner: Inner,
+    model: &config::Model,
+    text: &config::Simplified,
+    replay_limit: usize,
+) -> Result<Inner, BoxError> {
+    let Some(recorder) = HttpRecorder::new(model.dialect) else {
+        return Err("a text cannot be given as an answer in this dialect".into());
+    };
+    let mut answer = SimplifiedAnswer::new(&*text.text);
+    if text.is_error {
+        answer = answer.as_error();
+    }
+    let mut settings = CacheConfig::default();
+    settings.simplified = Some(answer);
+    settings.serve_on = ServeOn::rfc5861().and_limits();
+    settings.max_request = replay_limit;
+    settings.carry = carried();
+    let layer = CachedFallbackLayer::new(
+        settings,
+        AnyStore::Nowhere,
+        KeySecret::random()?,
+        [],
+        |_: &FrozenRequest| Some(Tenant::new(b"everyone")),
+        recorder,
+        ClassifyHttp::new(model.dialect),
+    )?;
+    let inner = inner.map_request(|request: Request<_>| request.map(Body::new));
+    let service = layer.layer(inner);
+    Ok(Inner::new(service.map_response(|response: Response<_>| {
+        response.map(Body::new)
+    })))
+}
+
+fn store(
+    config: &Config,
+    secrets: &Secrets,
+) -> Result<Option<(config::Cache, AnyStore, KeySecret)>, BoxError> {
+    let Some(cache) = &config.cache else {
+        return Ok(None);
+    };
+    let keep = cache
+        .stale_if_error
+        .max(cache.fresh_for.unwrap_or_default());
+    let store = match &cache.store {
+        StoreAt::Memory => AnyStore::Memory(MemoryStore::new(cache.max_bytes, keep)),
+        StoreAt::Redis { url_env } => {
+            AnyStore::Redis(RedisStore::new(secrets.link(url_env)?, keep))
+        }
+    };
+    let secret = match &cache.secret_env {
+        Some(env) => KeySecret::from_passphrase(secrets.get(env)?),
+        None => KeySecret::random()?,
+    };
+    Ok(Some((cache.clone(), store, secret)))
 }
 
 fn retarget(
     name: &Arc<str>,
     target: &config::Target,
-    key: Option<&SecretString>,
+    secrets: &Secrets,
 ) -> Result<HttpTarget, BoxError> {
     let mut to = HttpTarget::new(Arc::clone(name), target.dialect, target.base_url.clone())?
         .model(&target.model);
     for header in &target.forward_headers {
         to = to.forward(header.clone())?;
     }
-    if let (Some(declared), Some(key)) = (&target.api_key, key) {
-        let key = key.expose_secret();
+    if let Some(declared) = &target.api_key {
+        let key = secrets.get(&declared.env)?;
         let credential = match (&declared.header, target.dialect) {
             (Some(header), _) => Credential::header(header.clone(), key),
             (None, Dialect::Anthropic) => Credential::x_api_key(key),
@@ -162,4 +448,22 @@ fn retarget(
         to = to.credential(credential);
     }
     Ok(to)
+}
+
+impl Store for AnyStore {
+    async fn get(&self, key: &Key) -> Option<Entry> {
+        match self {
+            Self::Nowhere => None,
+            Self::Memory(store) => store.get(key).await,
+            Self::Redis(store) => store.get(key).await,
+        }
+    }
+
+    async fn put(&self, key: Key, entry: Entry) {
+        match self {
+            Self::Nowhere => {}
+            Self::Memory(store) => store.put(key, entry).await,
+            Self::Redis(store) => store.put(key, entry).await,
+        }
+    }
 }

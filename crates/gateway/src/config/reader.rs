@@ -46,6 +46,12 @@ pub(super) struct Value<'a> {
     value: &'a DeValue<'a>,
 }
 
+/// Something that is built from optional keys, all of which are looked at, even after a wrong one.
+pub(super) struct Built<C> {
+    config: C,
+    is_right: bool,
+}
+
 /// The longest duration that makes sense anywhere: a day. More is a unit mixed up.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -113,7 +119,9 @@ impl<'a> Reader<'a> {
 impl<'a> Table<'a> {
     /// The value of `key`, if it is there.
     pub(super) fn optional(&mut self, key: &'static str) -> Option<Value<'a>> {
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let (_, value) = self.entries.get_key_value(key)?;
         Some(self.value(key, value))
     }
@@ -168,6 +176,43 @@ impl<'a> Table<'a> {
         } else {
             format!("{}.{key}", self.path)
         }
+    }
+}
+
+// === impl Built ===
+
+impl<C> Built<C> {
+    pub(super) const fn new(config: C) -> Self {
+        Self {
+            config,
+            is_right: true,
+        }
+    }
+
+    /// Applies the value of `key`, if it is there.
+    pub(super) fn set<'a, T>(
+        self,
+        table: &mut Table<'a>,
+        key: &'static str,
+        read: impl FnOnce(&Value<'a>) -> Option<T>,
+        set: impl FnOnce(C, T) -> C,
+    ) -> Self {
+        match table.optional(key).map(|value| read(&value)) {
+            None => self,
+            Some(None) => Self {
+                is_right: false,
+                ..self
+            },
+            Some(Some(read)) => Self {
+                config: set(self.config, read),
+                ..self
+            },
+        }
+    }
+
+    /// What was built, if nothing was wrong.
+    pub(super) fn finish(self) -> Option<C> {
+        self.is_right.then_some(self.config)
     }
 }
 
@@ -274,6 +319,58 @@ impl<'a> Value<'a> {
             self.expected(expected);
         }
         count
+    }
+
+    /// A number from `least` to `most`.
+    pub(super) fn number(&self, least: f64, most: f64) -> Option<f64> {
+        let expected = format!("a number from {least} to {most}");
+        let number = match self.value {
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            DeValue::Integer(number) => number.as_str().parse().ok(),
+            _ => {
+                self.wrong_type(&expected);
+                return None;
+            }
+        };
+        let number = number.filter(|number| (least..=most).contains(number));
+        if number.is_none() {
+            self.expected(&expected);
+        }
+        number
+    }
+
+    pub(super) fn flag(&self) -> Option<bool> {
+        if let DeValue::Boolean(flag) = self.value {
+            return Some(*flag);
+        }
+        self.wrong_type("true or false");
+        None
+    }
+
+    pub(super) const fn is_text(&self) -> bool {
+        matches!(self.value, DeValue::String(_))
+    }
+
+    /// What a layer makes of the value, or its own complaint.
+    pub(super) fn fits<T>(&self, made: Result<T, impl fmt::Display>) -> Option<T> {
+        made.inspect_err(|error| {
+            self.reader
+                .problem(self.line, &self.path, error.to_string());
+        })
+        .ok()
+    }
+
+    /// A positive integer of some other type.
+    pub(super) fn whole<T: TryFrom<u64>>(&self) -> Option<T> {
+        let whole = T::try_from(self.count()?).ok();
+        if whole.is_none() {
+            self.expected("a smaller integer");
+        }
+        whole
+    }
+
+    pub(super) fn share(&self) -> Option<f64> {
+        self.number(0.0, 1.0)
     }
 
     pub(super) fn table(&self, expected: &str) -> Option<Table<'a>> {

@@ -1,6 +1,14 @@
+use backstop_failover::{
+    Hedge, Reserve, Retry,
+    admission::AdmissionConfig,
+    budget::BudgetConfig,
+    guards::{Guards, Kinds},
+    health::LastResort,
+};
+use backstop_wire::{Dialect, Provider};
 use proptest::prelude::*;
 
-use super::*;
+use super::{model::DEADLINE, target::Timeouts, *};
 
 const WHOLE: &str = r#"listen = "127.0.0.1:9999"
 max_body = "1MiB"
@@ -55,7 +63,7 @@ fn reads_every_key() {
             idle: Duration::from_secs(20),
         }
     );
-    assert_eq!(primary.context_window, None);
+    assert_eq!(primary.guards, Guards::default());
     assert_eq!(primary.provider, Provider::Vllm);
     let backup = &config.targets["backup"];
     assert_eq!(backup.provider, Provider::Groq);
@@ -64,7 +72,7 @@ fn reads_every_key() {
         backup.api_key.as_ref().unwrap().header,
         Some(HeaderName::from_static("api-key"))
     );
-    assert_eq!(backup.context_window, Some(1_000_000));
+    assert_eq!(backup.guards, Guards::default().context_window(1_000_000));
     assert_eq!(backup.forward_headers, ["x-tenant"]);
     let [chat, small] = &*config.models else {
         panic!("two models");
@@ -72,8 +80,267 @@ fn reads_every_key() {
     assert_eq!(chat.name, "chat");
     assert_eq!(chat.targets, [Arc::from("primary"), Arc::from("backup")]);
     assert_eq!(chat.deadline, Duration::from_secs(60));
-    assert_eq!(small.deadline, Config::DEADLINE);
+    assert_eq!(small.deadline, DEADLINE);
     assert_eq!(small.dialect, Dialect::OpenAiChat);
+}
+
+/// The keys that few need, all of them.
+const RARE: &str = r#"force_header = "x-force"
+
+[health]
+consecutive_faults = 3
+fault_rate = 0.4
+min_samples = 10
+window = "30s"
+ejection_base = "2s"
+ejection_cap = "30s"
+probe_interval = "3s"
+successes_to_return = 2
+ramp_start = 0.5
+
+[cache]
+store = "redis"
+redis_url_env = "REDIS_URL"
+secret_env = "CACHE_SECRET"
+max_bytes = "8MiB"
+stale_if_error = "10m"
+fresh_for = "5s"
+tenant = { header = "authorization" }
+on_limits = true
+only_on_request = true
+max_answer = "64KiB"
+coalesce = true
+tool_calls = true
+
+[shared]
+redis_url_env = "REDIS_URL"
+group = "north"
+
+[target.a]
+dialect = "anthropic"
+base_url = "https://api.anthropic.com/v1"
+model = "m"
+max_request = "1MiB"
+tools = false
+vision = false
+json_schema = false
+takes_refused_content = true
+only_on = ["rate_limited", "timeout"]
+max_concurrent = 4
+max_rate = "20/s"
+least_time = "5s"
+cold = { after = "5m", headers = "60s", first_token = "50s" }
+
+[target.b]
+dialect = "anthropic"
+base_url = "https://api.anthropic.com/v1"
+model = "m"
+
+[[model]]
+name = "chat"
+targets = ["a", "b"]
+reserve = 0.4
+plan = "weighted"
+weights = [9, 1]
+affinity_header = "x-conversation"
+dwell = "5m"
+retry = { times = 2, base = "100ms", cap = "1s", longest_wait = "1s" }
+hedge = { percentile = 0.95, least = "500ms" }
+exercise = 0.01
+at_most_once = true
+last_resort = "refuse"
+budget = { share = 0.2, per_second = 2, cap = 50, retry_cost = 1, failover_cost = 0.5, hedge_cost = 1 }
+cache = true
+simplified = { text = "Please try again in {retry_after} s.", status = 503 }
+"#;
+
+#[test]
+fn reads_the_rare_keys() {
+    let config = Config::parse(RARE).unwrap();
+    assert_eq!(config.force_header.as_ref().unwrap(), "x-force");
+    assert_eq!(
+        config.health,
+        HealthConfig::default()
+            .consecutive_faults(3)
+            .fault_rate(0.4)
+            .min_samples(10)
+            .window(Duration::from_secs(30))
+            .ejection_base(Duration::from_secs(2))
+            .ejection_cap(Duration::from_secs(30))
+            .probe_interval(Duration::from_secs(3))
+            .successes_to_return(2)
+            .ramp_start(0.5)
+    );
+    let cache = config.cache.as_ref().unwrap();
+    assert_eq!(cache.max_bytes, 8 << 20);
+    assert_eq!(cache.max_answer, 64 << 10);
+    assert_eq!(cache.stale_if_error, Duration::from_secs(600));
+    assert_eq!(cache.fresh_for, Some(Duration::from_secs(5)));
+    assert!(cache.on_limits && cache.only_on_request && cache.coalesce && cache.tool_calls);
+    let header = HeaderName::from_static("authorization");
+    assert_eq!(cache.tenant, TenantBy::Header(header));
+    assert_eq!(config.shared.as_ref().unwrap().group, "north");
+    let variables: Vec<_> = config.variables().collect();
+    assert_eq!(
+        variables,
+        [
+            ("cache.secret_env".to_owned(), "CACHE_SECRET"),
+            ("cache.redis_url_env".to_owned(), "REDIS_URL"),
+            ("shared.redis_url_env".to_owned(), "REDIS_URL"),
+        ]
+    );
+    let target = &config.targets["a"];
+    let kinds = Kinds::named("rate_limited").unwrap();
+    assert_eq!(
+        target.guards,
+        Guards::default()
+            .max_bytes(1 << 20)
+            .tools(false)
+            .vision(false)
+            .json_schema(false)
+            .refused_content(true)
+            .only_on(kinds.union(Kinds::named("timeout").unwrap()))
+    );
+    assert_eq!(
+        target.admission,
+        Some(
+            AdmissionConfig::default()
+                .max_concurrent(4)
+                .max_rate(20, Duration::from_secs(1))
+        )
+    );
+    assert_eq!(target.least_time, Duration::from_secs(5));
+    let (after, limits) = target.cold.unwrap();
+    assert_eq!(after, Duration::from_secs(300));
+    assert_eq!(limits.headers, Some(Duration::from_secs(60)));
+    assert_eq!(limits.first_token, Some(Duration::from_secs(50)));
+    assert!(target.lacks_something() && !config.targets["b"].lacks_something());
+    let model = &config.models[0];
+    assert_eq!(model.reserve, Reserve::share(0.4).unwrap());
+    assert_eq!(model.order, Order::Weighted(vec![9, 1]));
+    assert_eq!(model.dwell, Some(Duration::from_secs(300)));
+    let ms = Duration::from_millis;
+    assert_eq!(
+        model.retry,
+        Some(
+            Retry::times(2)
+                .base(ms(100))
+                .cap(ms(1000))
+                .longest_wait(ms(1000))
+        )
+    );
+    assert_eq!(model.hedge, Some(Hedge::percentile(0.95, ms(500)).unwrap()));
+    assert_eq!(model.exercise, Some(0.01));
+    assert!(model.at_most_once && model.cache);
+    assert_eq!(model.last_resort, LastResort::Refuse);
+    assert_eq!(
+        model.budget,
+        BudgetConfig::default()
+            .share(0.2)
+            .floor_per_second(2.0)
+            .cap(50.0)
+            .failover_cost(0.5)
+    );
+    assert!(model.simplified.as_ref().unwrap().is_error);
+}
+
+#[test]
+fn says_what_is_wrong_with_the_rare_keys() {
+    let cases = [
+        (
+            "fault_rate = 0.4",
+            "fault_rate = 4",
+            "line 5: health.fault_rate: expected a number from 0 to 1",
+        ),
+        (
+            "min_samples = 10",
+            "min_sample = 10",
+            "line 6: health.min_sample: unknown key, did you mean `min_samples`?",
+        ),
+        (
+            "secret_env = \"CACHE_SECRET\"\n",
+            "",
+            "line 14: cache: expected `secret_env` beside `store = \"redis\"`, since replicas must \
+             agree on keys",
+        ),
+        (
+            "store = \"redis\"\n",
+            "",
+            "line 14: cache: expected `store = \"redis\"` beside `redis_url_env`",
+        ),
+        (
+            "tenant = { header = \"authorization\" }",
+            "tenant = \"nobody\"",
+            "line 21: cache.tenant: expected one of `everyone`",
+        ),
+        (
+            "redis_url_env = \"REDIS_URL\"\ngroup",
+            "group",
+            "line 28: shared: expected `redis_url_env`, the name of the variable with the URL of \
+             Redis",
+        ),
+        (
+            "only_on = [\"rate_limited\", \"timeout\"]",
+            "only_on = [\"rate_limited\", \"timeuot\"]",
+            "line 41: target.a.only_on[1]: expected the name of an outcome, such as \
+             \"rate_limited\"",
+        ),
+        (
+            "max_concurrent = 4",
+            "max_concurrent = 0",
+            "line 42: target.a.max_concurrent: expected an integer of at least 1",
+        ),
+        (
+            "max_rate = \"20/s\"",
+            "max_rate = \"20\"",
+            "line 43: target.a.max_rate: expected a number of requests per second, minute or \
+             hour, such as \"20/s\"",
+        ),
+        (
+            "reserve = 0.4",
+            "reserve = 1",
+            "line 55: model[0].reserve: reserve: expected a share above 0 and below 1 of the time \
+             left",
+        ),
+        (
+            "weights = [9, 1]",
+            "weights = [9]",
+            "line 57: model[0].weights: expected an array with a whole number for each target, \
+             such as [9, 1]",
+        ),
+        (
+            "affinity_header = \"x-conversation\"\n",
+            "",
+            "line 52: model[0]: expected `affinity_header`, which `plan = \"rendezvous\"` and \
+             `dwell` need",
+        ),
+        (
+            "percentile = 0.95, ",
+            "",
+            "line 61: model[0].hedge: expected { after = \"2s\" } or { percentile = 0.95, least = \
+             \"500ms\" }",
+        ),
+        (
+            "share = 0.2, per_second",
+            "share = -1, per_second",
+            "line 65: model[0].budget.share: expected a number from 0 to 1000000",
+        ),
+        (
+            "status = 503",
+            "status = 418",
+            "line 67: model[0].simplified.status: expected 200 or 503",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        assert_eq!(RARE.matches(from).count(), 1, "{from}");
+        let told = Config::parse(&RARE.replace(from, to)).unwrap_err();
+        assert_eq!(told.to_string(), expected, "{to}");
+    }
+    let without = RARE.replace("[cache]", "[health2]");
+    let told = Config::parse(&without).unwrap_err().to_string();
+    let expected = "line 66: model[0].cache: expected a [cache] table that says where answers are \
+                    kept";
+    assert!(told.lines().any(|line| line == expected), "{told}");
 }
 
 /// Replaces the one place where `WHOLE` says `from`, and returns what is complained of.
@@ -118,7 +385,7 @@ fn says_which_key_on_which_line_and_what_was_expected() {
             "drain = \"3s\"",
             "colour = \"blue\"",
             "line 4: colour: unknown key, expected one of `listen`, `max_body`, `replay_limit`, \
-             `drain`, `target`, `model`",
+             `drain`, `force_header`, `health`, `cache`, `shared`, `target`, `model`",
         ),
         (
             "dialect = \"openai\"                     # openai | anthropic",
@@ -160,14 +427,15 @@ fn says_which_key_on_which_line_and_what_was_expected() {
             "\"OPENAI_API_KEY\"",
             "\"sk-canary\"",
             "line 11: target.primary.api_key_env: expected the name of an environment variable, \
-             such as \"OPENAI_API_KEY\" (not the key itself)",
+             such as \"OPENAI_API_KEY\" (not what it holds)",
         ),
         (
             "api_key_env = \"OPENAI_API_KEY\" ",
             "api_key = \"sk-canary\" ",
             "line 11: target.primary.api_key: unknown key, expected one of `dialect`, `base_url`, \
              `provider`, `model`, `api_key_env`, `api_key_header`, `timeout`, `context_window`, \
-             `forward_headers`",
+             `max_request`, `tools`, `vision`, `json_schema`, `takes_refused_content`, `only_on`, \
+             `max_concurrent`, `max_rate`, `least_time`, `cold`, `forward_headers`",
         ),
         (
             "first_token = \"11s\"",

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     routes::{self, Gateway},
     server,
-    stack::Keys,
+    stack::Secrets,
 };
 
 /// The options of the demonstration.
@@ -62,7 +62,7 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
     backup.always(script::healthy());
 
     let config = Config::parse(&script::config(&primary, &backup))?;
-    let gateway = Arc::new(Gateway::new(&config, &Keys::new())?);
+    let gateway = Arc::new(Gateway::new(&config, &Secrets::default())?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
