@@ -1,7 +1,7 @@
 //! What the targets have in common.
 
 use backstop_core::{ClassifyStream, End, Outcome, Progress, Step};
-use backstop_wire::{Dialect, Framing, StreamReader};
+use backstop_wire::{Dialect, Framing, Provider, StreamReader};
 
 /// The dialect that a byte of the input stands for.
 pub fn dialect(selector: u8) -> Dialect {
@@ -39,4 +39,39 @@ pub fn read(
         assert_eq!(outcome, failed);
     }
     (merged.progress, merged.failed, outcome)
+}
+
+/// The provider that a byte of the input stands for.
+pub fn provider(selector: u8) -> Provider {
+    const NAMES: [&str; 28] = [
+        "unknown",
+        "openai",
+        "azure",
+        "anthropic",
+        "gemini",
+        "bedrock",
+        "mistral",
+        "cohere",
+        "groq",
+        "together",
+        "fireworks",
+        "deepseek",
+        "xai",
+        "openrouter",
+        "perplexity",
+        "cerebras",
+        "huggingface",
+        "tgi",
+        "vllm",
+        "llamacpp",
+        "ollama",
+        "nvidia",
+        "cloudflare",
+        "litellm",
+        "moonshot",
+        "minimax",
+        "zai",
+        "grpc",
+    ];
+    Provider::from_name(NAMES[usize::from(selector) % NAMES.len()])
 }
