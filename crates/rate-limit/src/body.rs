@@ -6,7 +6,7 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, ClassifyStream, Observer, Outcome,
+    BoxError, ClassifyStream, Failure, Kind, Observer, Outcome,
     body::{Peeked, Watch, Watched},
 };
 use bytes::Bytes;
@@ -32,6 +32,8 @@ pin_project! {
     enum State<B, C: ClassifyStream, O: Observer> {
         Fresh { #[pin] body: Watched<B, C, Learn<O>> },
         Peeked { #[pin] body: Watched<Peeked<B>, C, Learn<O>> },
+        // Nothing came, and nothing but an error tells that it was no answer.
+        Empty { failure: Option<Box<Failure>> },
     }
 }
 
@@ -55,6 +57,17 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
                 body: Watched::decided(body),
             },
         }
+    }
+
+    /// One that was over with its head.
+    pub(crate) fn ended(body: B, outcome: &Outcome) -> Self {
+        if outcome.kind() == Kind::Malformed {
+            let failure = Some(Box::new(Failure::new(*outcome)));
+            return Self {
+                state: State::Empty { failure },
+            };
+        }
+        Self::decided(body)
     }
 
     /// One that was read until its outcome was known.
@@ -93,6 +106,9 @@ where
         match self.project().state.project() {
             StateProjection::Fresh { body } => body.poll_frame(cx),
             StateProjection::Peeked { body } => body.poll_frame(cx),
+            StateProjection::Empty { failure } => {
+                Poll::Ready(failure.take().map(|failure| Err((*failure).into())))
+            }
         }
     }
 
@@ -100,6 +116,7 @@ where
         match &self.state {
             State::Fresh { body } => body.is_end_stream(),
             State::Peeked { body } => body.is_end_stream(),
+            State::Empty { failure } => failure.is_none(),
         }
     }
 
@@ -107,6 +124,9 @@ where
         match &self.state {
             State::Fresh { body } => body.size_hint(),
             State::Peeked { body } => body.size_hint(),
+            // Unknown, so that HTTP asks for the error before it says how long the body is.
+            State::Empty { failure } if failure.is_some() => SizeHint::default(),
+            State::Empty { .. } => SizeHint::with_exact(0),
         }
     }
 }

@@ -11,6 +11,7 @@ use backstop_core::{
     body::{Peek, PeekFuture, peek},
 };
 use bytes::Bytes;
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
@@ -339,7 +340,7 @@ where
     where
         C: Classify<Req, S::Response>,
         P: Responses<S::Response, Head = H, Body = B>,
-        B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
         O: Observer,
     {
         match self {
@@ -362,7 +363,7 @@ where
 
 impl<H, B, Cs> Peeking<H, B, Cs>
 where
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>>,
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
     Cs: ClassifyStream,
 {
     #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
@@ -423,6 +424,17 @@ where
             let outcome = stream.on_end(End::Clean(None));
             asked.decided::<P, _>(&mut head, outcome);
             None
+        }
+        // Whoever reads the head may never ask for a body that is over: gRPC sends a refusal as a
+        // head alone.
+        (Verdict::AtEnd(mut stream), Some(body)) if body.is_end_stream() => {
+            let outcome = stream.on_end(End::Clean(None));
+            asked.decided::<P, _>(&mut head, outcome);
+            Some(if P::is_failure(&head) {
+                ResponseBody::decided(body)
+            } else {
+                ResponseBody::ended(body, &outcome)
+            })
         }
         (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
             let config = &asked.shared.memory.config;

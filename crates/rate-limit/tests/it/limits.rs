@@ -14,7 +14,9 @@ use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, ServiceExt};
 use tower_service::Service;
 
-use crate::support::{Body, Log, Model, TestClassify, TestStream, refusal, request, success};
+use crate::support::{
+    Body, Log, Model, TestClassify, TestStream, refusal, request, success, whole,
+};
 
 type Answer<O = ()> = Result<Response<ResponseBody<Body, TestStream, O>>, BoxError>;
 
@@ -325,6 +327,30 @@ async fn a_stream_is_passed_on_at_once_and_teaches_at_its_end() {
         answer.into_body().collect().await.expect("told by itself");
         assert_eq!(handle.limits().len(), 1);
         local(service.oneshot(request()).await);
+    }
+}
+
+/// Its outcome is in the head, as that of a gRPC refusal is, but it is asked for at the end.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_a_head_alone_teaches_without_being_read() {
+    for limited in [true, false] {
+        let mut answer = Response::new(whole(""));
+        if limited {
+            answer.headers_mut().insert("x-limited", 9.into());
+        }
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let service = layer.layer(Model::script([answer]));
+        let answer = service.oneshot(request()).await.expect("passed on");
+        let verdict = answer.extensions().get::<Outcome>().expect("attached");
+        assert_eq!(layer.handle().limits().len(), usize::from(limited));
+        if limited {
+            assert_eq!(verdict.kind(), Kind::Throttled);
+            assert!(answer.into_body().collect().await.is_ok());
+        } else {
+            assert_eq!(verdict.kind(), Kind::Malformed);
+            let error = answer.into_body().collect().await.expect_err("no answer");
+            assert_eq!(outcome_of(&*error).kind(), Kind::Malformed);
+        }
     }
 }
 

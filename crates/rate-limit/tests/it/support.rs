@@ -39,6 +39,7 @@ pub(crate) struct TestStream {
     retry_after: Option<Duration>,
     seen: Vec<u8>,
     error: bool,
+    limited: bool,
 }
 
 impl Classify<Request<Body>, Response<Body>> for TestClassify {
@@ -67,6 +68,7 @@ impl Classify<Request<Body>, Response<Body>> for TestClassify {
             retry_after,
             seen: Vec::new(),
             error: !response.status().is_success(),
+            limited: response.headers().contains_key("x-limited"),
         })
     }
 
@@ -113,9 +115,11 @@ impl ClassifyStream for TestStream {
     }
 
     fn on_end(&mut self, end: End<'_>) -> Outcome {
-        if let End::Clean(Some(trailers)) = &end
-            && trailers.contains_key("x-limited")
-        {
+        let trailer = match &end {
+            End::Clean(Some(trailers)) => trailers.contains_key("x-limited"),
+            _ => false,
+        };
+        if self.limited || trailer {
             return Outcome::new(Kind::Throttled)
                 .with_retry_after(Duration::from_secs(9), HintSource::Header);
         }
