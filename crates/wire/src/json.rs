@@ -276,14 +276,7 @@ fn skip_string(text: &[u8], at: usize) -> Option<usize> {
     }
     let mut at = at + 1;
     loop {
-        // Most strings are short: for those, the start of a vector search costs more than it saves.
-        let near = text.get(at..)?;
-        let near = &near[..near.len().min(32)];
-        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
-        let plain = match near.iter().position(is_special) {
-            Some(special) => special,
-            None => near.len() + skip_plain(&text[at + near.len()..])?,
-        };
+        let plain = skip_plain(text.get(at..)?)?;
         at += plain;
         match text[at] {
             b'"' => return Some(at + 1),
@@ -304,14 +297,41 @@ fn skip_string(text: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// How far the next byte is that a string does not simply contain, many bytes at a time.
+/// How far the next byte is that a string does not simply contain: a quote, a backslash, a control.
+///
+/// Most strings are keys and words, for which the start of a vector search costs more than it saves,
+/// so the first bytes are looked at eight at a time.
 fn skip_plain(text: &[u8]) -> Option<usize> {
-    let plain = memchr2(b'"', b'\\', text)?;
-    // No early exit, for the same reason.
-    let controls = text[..plain]
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHS: u64 = ONES << 7;
+    let mut at = 0;
+    while at < 32
+        && let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk)
+    {
+        let word = u64::from_le_bytes(*word);
+        // The high bit of each byte that is zero (the usual trick), and of each below 0x20. Bytes
+        // above the first hit may be wrong, but only the first counts.
+        let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+        let special = zeros(word ^ (ONES * u64::from(b'"')))
+            | zeros(word ^ (ONES * u64::from(b'\\')))
+            | (word.wrapping_sub(ONES * 0x20) & !word & HIGHS);
+        if special != 0 {
+            let offset = special.trailing_zeros() / 8;
+            return Some(at + usize::try_from(offset).ok()?);
+        }
+        at += 8;
+    }
+    let rest = &text[at..];
+    if rest.len() < 8 {
+        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+        return Some(at + rest.iter().position(is_special)?);
+    }
+    let plain = memchr2(b'"', b'\\', rest)?;
+    // No early exit, so that this is done many bytes at a time as well.
+    let controls = rest[..plain]
         .iter()
         .fold(false, |found, byte| found | (*byte < 0x20));
-    (!controls).then_some(plain)
+    (!controls).then_some(at + plain)
 }
 
 fn skip_word(text: &[u8], at: usize, word: &[u8]) -> Option<usize> {
@@ -370,6 +390,22 @@ mod tests {
             Some(1)
         );
         assert_eq!(Value::parse(b"[]").unwrap().members().count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_special_byte_is_found(
+            mut text in proptest::collection::vec(0x20_u8.., 0..80),
+            special in prop::sample::select(vec![b'"', b'\\', 0, 0x1f]),
+        ) {
+            text.retain(|byte| !matches!(byte, b'"' | b'\\'));
+            prop_assert_eq!(skip_plain(&text), None);
+            let length = text.len();
+            text.extend([special, 0x80, b'"']);
+            // A control character makes the string wrong, wherever it is found.
+            let found = skip_plain(&text);
+            prop_assert!(found == Some(length) || (special < 0x20 && found.is_none()));
+        }
     }
 
     /// Text that is JSON, or close to it.
