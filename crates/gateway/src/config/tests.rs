@@ -343,6 +343,145 @@ fn says_what_is_wrong_with_the_rare_keys() {
     assert!(told.lines().any(|line| line == expected), "{told}");
 }
 
+#[test]
+fn the_documentation_has_every_key_and_its_examples_are_right() {
+    let text = include_str!("../../../../docs/configuration.md");
+    let mut keys = Vec::new();
+    for config in [WHOLE, RARE] {
+        let table: toml::Table = config.parse().unwrap();
+        keys_of(&toml::Value::Table(table), &mut keys);
+    }
+    assert!(keys.len() > 60, "{keys:?}");
+    for key in keys {
+        let has = |form: String| text.contains(&form);
+        assert!(
+            has(format!("`{key}`")) || has(format!("{key} = ")),
+            "{key} is not described"
+        );
+    }
+    let mut examples = 0;
+    for example in text.split("```toml\n").skip(1) {
+        let (example, _) = example.split_once("```").unwrap();
+        Config::parse(example).unwrap();
+        examples += 1;
+    }
+    assert!(examples > 0);
+}
+
+/// The keys of all tables, but not the names of targets and of headers.
+fn keys_of(value: &toml::Value, keys: &mut Vec<String>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                if key == "target" {
+                    let targets = value.as_table().unwrap();
+                    targets.values().for_each(|target| keys_of(target, keys));
+                } else {
+                    // `model` and `cache` are keys as well as tables.
+                    let is_table = matches!(&**key, "health" | "shared");
+                    if !is_table && key != "header" {
+                        keys.push(key.clone());
+                    }
+                    keys_of(value, keys);
+                }
+            }
+        }
+        toml::Value::Array(items) => items.iter().for_each(|item| keys_of(item, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_defaults_are_as_documented() {
+    let text = include_str!("../../../../docs/configuration.md");
+    let table = |from: &str| {
+        let (_, rest) = text.split_once(from).unwrap();
+        rest.split("\n## ").next().unwrap().to_owned()
+    };
+    let row = |table: &str, key: &str| {
+        let line = table
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{key}` |")));
+        let cell = line.unwrap().split('|').nth(2).unwrap().trim();
+        format!("{key} = {}", cell.trim_matches('`'))
+    };
+    let bare = r#"
+[target.a]
+dialect = "openai"
+base_url = "http://h"
+model = "m"
+TARGET
+[[model]]
+name = "chat"
+targets = ["a"]
+"#;
+    let said = |top: &str, target: &str, model: &str| {
+        let text = format!("{top}\n{}\n{model}", bare.replace("TARGET", target));
+        format!("{:?}", Config::parse(&text).unwrap())
+    };
+    let silent = said("", "", "");
+    let process = table("## The process");
+    for key in ["listen", "max_body", "replay_limit", "drain"] {
+        assert_eq!(said(&row(&process, key), "", ""), silent, "{key}");
+    }
+    let timeout = table("### `timeout`");
+    for key in ["connect", "headers", "first_token", "idle"] {
+        let own = format!("timeout = {{ {} }}", row(&timeout, key));
+        assert_eq!(said("", &own, ""), silent, "{key}");
+    }
+    let model = table("## `[[model]]`");
+    for key in [
+        "deadline",
+        "reserve",
+        "plan",
+        "at_most_once",
+        "last_resort",
+        "cache",
+    ] {
+        assert_eq!(said("", "", &row(&model, key)), silent, "{key}");
+    }
+    for key in [
+        "share",
+        "per_second",
+        "cap",
+        "retry_cost",
+        "failover_cost",
+        "hedge_cost",
+    ] {
+        let budget = format!("budget = {{ {} }}", row(&model, key));
+        assert_eq!(said("", "", &budget), silent, "{key}");
+    }
+    let health = table("## `[health]`");
+    for key in [
+        "consecutive_faults",
+        "fault_rate",
+        "min_samples",
+        "window",
+        "ejection_base",
+        "ejection_cap",
+        "probe_interval",
+        "successes_to_return",
+        "ramp_start",
+    ] {
+        let own = format!("[health]\n{}", row(&health, key));
+        assert_eq!(said(&own, "", ""), silent, "{key}");
+    }
+    let cache = table("## `[cache]`");
+    let with = |own: &str| said(&format!("[cache]\ntenant = \"everyone\"\n{own}"), "", "");
+    for key in [
+        "store",
+        "max_bytes",
+        "stale_if_error",
+        "on_limits",
+        "only_on_request",
+        "max_answer",
+        "coalesce",
+        "tool_calls",
+    ] {
+        assert_eq!(with(&row(&cache, key)), with(""), "{key}");
+    }
+}
+
 /// Replaces the one place where `WHOLE` says `from`, and returns what is complained of.
 fn wrong(from: &str, to: &str) -> String {
     assert_eq!(WHOLE.matches(from).count(), 1, "{from}");

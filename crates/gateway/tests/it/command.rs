@@ -66,6 +66,14 @@ fn a_right_configuration_is_said_to_be() {
 }
 
 #[test]
+fn the_example_is_right() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.toml");
+    let output = backstop(&["check", "--config", example]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{told}");
+}
+
+#[test]
 fn a_key_that_is_not_set_is_told_by_its_variable() {
     let (output, told) = with_config("serve", CONFIG);
     assert_eq!(output.status.code(), Some(1));
