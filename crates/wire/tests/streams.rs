@@ -133,6 +133,15 @@ impl Recorded {
             assert_eq!(self.read([left, right]), whole, "{id} cut at {cut}");
             self.check_prefix(left);
         }
+        for cut in 0..=body.len() {
+            // Whatever it is, it commits no sooner than the whole does, and fails in the same way.
+            let prefix = self.read([&body[..cut]]);
+            assert!(prefix.progress <= whole.progress, "{id}, the first {cut}");
+            assert!(
+                prefix.failed.is_none() || prefix.failed == whole.failed,
+                "{id}, the first {cut}"
+            );
+        }
         if self.first_content.is_some() {
             let mut reader = self.reader();
             let first = body
