@@ -19,7 +19,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn, timeout::Timeout};
-use tower_http::timeout::TimeoutBody;
+use tower_http::timeout::{ResponseBodyTimeout, TimeoutBody};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const CHUNK: Bytes =
@@ -144,6 +144,10 @@ fn main() -> ExitCode {
                 run: |n| unary(n, Timeout::new(Model { waits: 0 }, LIMIT)),
             },
             Case {
+                name: "http at once, tower + tower-http",
+                run: |n| unary(n, both(Model { waits: 0 })),
+            },
+            Case {
                 name: "http at once, backstop",
                 run: |n| unary(n, ours().layer(Model { waits: 0 })),
             },
@@ -154,6 +158,10 @@ fn main() -> ExitCode {
             Case {
                 name: "http after a wait, tower",
                 run: |n| unary(n, Timeout::new(Model { waits: 1 }, LIMIT)),
+            },
+            Case {
+                name: "http after a wait, tower + tower-http",
+                run: |n| unary(n, both(Model { waits: 1 })),
             },
             Case {
                 name: "http after a wait, backstop",
@@ -193,6 +201,11 @@ fn main() -> ExitCode {
 )]
 fn ours() -> TimeoutLayer {
     TimeoutLayer::new(Limits::default()).expect("the defaults are valid")
+}
+
+/// What it takes of other crates to limit both the head and the body.
+const fn both(model: Model) -> Timeout<ResponseBodyTimeout<Model>> {
+    Timeout::new(ResponseBodyTimeout::new(model, LIMIT), LIMIT)
 }
 
 /// The body as it leaves the layer.

@@ -39,6 +39,8 @@ pin_project! {
         layer: Arc<dyn Settings>,
         // Whether an observer is still to hear of the end.
         observed: bool,
+        // Whether it matters how long things take that come in time.
+        measured: bool,
     }
 }
 
@@ -63,6 +65,7 @@ impl<B, S> ResponseBody<B, S> {
             stream,
             clock: Clock::new(),
             terms,
+            measured: observed || layer.limits().floor.is_some(),
             layer,
             observed,
         }
@@ -95,12 +98,16 @@ where
                         None if data.is_empty() => Step::default(),
                         None => Step::progress(Progress::Token),
                     };
-                    let floor = this.layer.limits().floor.as_ref();
-                    let ended = this.clock.found(&step, data.len(), floor, *this.observed);
-                    if let Some(ended) = ended
-                        && *this.observed
-                    {
-                        this.layer.phase_ended(ended.phase, ended.took);
+                    if *this.measured {
+                        let floor = this.layer.limits().floor.as_ref();
+                        let ended = this.clock.measured(&step, data.len(), floor);
+                        if let Some(ended) = ended
+                            && *this.observed
+                        {
+                            this.layer.phase_ended(ended.phase, ended.took);
+                        }
+                    } else {
+                        this.clock.found(&step);
                     }
                 }
                 // Whoever reads this may stop at the last frame and never ask for the end.

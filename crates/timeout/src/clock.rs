@@ -1,4 +1,4 @@
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use backstop_core::{Elapsed, Phase, Progress, Step, TimeLimits};
 use tokio::time::Instant;
@@ -200,46 +200,30 @@ impl Clock {
         }
     }
 
-    /// A poll found `bytes` of data, which brought `step`. How long each phase took is known only
-    /// if it is `observed`.
-    pub(crate) fn found(
+    /// A poll found data, which brought `step`.
+    #[inline]
+    pub(crate) fn found(&mut self, step: &Step) {
+        if is_semantic(step) {
+            self.since = None;
+            self.go_on(step);
+        } else {
+            self.waited();
+            self.is_alive(step);
+        }
+    }
+
+    /// The same where it is of interest how long it took and how much came: the phase that ended.
+    pub(crate) fn measured(
         &mut self,
         step: &Step,
         bytes: usize,
         floor: Option<&Floor>,
-        observed: bool,
     ) -> Option<Ended> {
-        let semantic = step.commits() || step.failed.is_some();
-        if let Some(since) = self.since.take()
-            && (observed || !semantic || floor.is_some())
-        {
-            let waited = Instant::now().saturating_duration_since(since);
-            self.spent.add(waited);
-            self.silent.add(waited);
-            if self.stage == Stage::Answering {
-                self.floor_spent.add(waited);
-            }
-        }
-        if !semantic {
-            if step.progress == Progress::KeepAlive {
-                self.kept_alive = true;
-                self.silent = Nanos(0);
-            }
+        self.waited();
+        if !is_semantic(step) {
+            self.is_alive(step);
             return None;
         }
-        let took = mem::take(&mut self.spent).duration();
-        self.silent = Nanos(0);
-        self.kept_alive = false;
-        let phase = match self.stage {
-            Stage::Before => Phase::FirstToken,
-            Stage::Answering => Phase::Idle,
-            Stage::Over => return None,
-        };
-        self.stage = if step.progress == Progress::End || step.failed.is_some() {
-            Stage::Over
-        } else {
-            Stage::Answering
-        };
         // The grace of the floor begins with the first wait, and so does the counting.
         if let Some(floor) = floor
             && self.floor_spent != Nanos(0)
@@ -250,9 +234,57 @@ impl Clock {
                 self.floor_bytes = 0;
             }
         }
+        let took = self.spent.duration();
+        let phase = match self.stage {
+            Stage::Before => Some(Phase::FirstToken),
+            Stage::Answering => Some(Phase::Idle),
+            Stage::Over => None,
+        };
+        self.go_on(step);
         // A stream that failed before its first token has had none.
-        step.commits().then_some(Ended { phase, took })
+        phase
+            .filter(|_| step.commits())
+            .map(|phase| Ended { phase, took })
     }
+
+    /// Adds up the wait that is over, if there was one.
+    fn waited(&mut self) {
+        let Some(since) = self.since.take() else {
+            return;
+        };
+        let waited = Instant::now().saturating_duration_since(since);
+        self.spent.add(waited);
+        self.silent.add(waited);
+        if self.stage == Stage::Answering {
+            self.floor_spent.add(waited);
+        }
+    }
+
+    /// Something came that is no content.
+    fn is_alive(&mut self, step: &Step) {
+        if step.progress == Progress::KeepAlive {
+            self.kept_alive = true;
+            self.silent = Nanos(0);
+        }
+    }
+
+    /// Content came, or the end of it.
+    #[inline]
+    fn go_on(&mut self, step: &Step) {
+        self.spent = Nanos(0);
+        self.silent = Nanos(0);
+        self.kept_alive = false;
+        if step.progress == Progress::End || step.failed.is_some() {
+            self.stage = Stage::Over;
+        } else if self.stage == Stage::Before {
+            self.stage = Stage::Answering;
+        }
+    }
+}
+
+#[inline]
+fn is_semantic(step: &Step) -> bool {
+    step.commits() || step.failed.is_some()
 }
 
 impl Nanos {
