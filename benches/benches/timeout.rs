@@ -204,7 +204,7 @@ fn ours() -> TimeoutLayer {
 }
 
 /// What it takes of other crates to limit both the head and the body.
-const fn both(model: Model) -> Timeout<ResponseBodyTimeout<Model>> {
+fn both(model: Model) -> Timeout<ResponseBodyTimeout<Model>> {
     Timeout::new(ResponseBodyTimeout::new(model, LIMIT), LIMIT)
 }
 
