@@ -6,7 +6,7 @@ mod support;
 use std::{
     convert::Infallible,
     future::{Ready, pending, ready},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -21,7 +21,8 @@ use backstop_timeout::{Elapsed, Limits, Phase, Timeout, TimeoutLayer};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty, Full};
 use support::{Heard, Log, Marks, Script, Then, secs};
 use tokio::{
     runtime::Handle,
@@ -86,6 +87,18 @@ async fn the_laws_of_bodies() {
     })
     .await
     .unwrap();
+}
+
+/// What the inner body says of its end and its length is said outside, so that a server knows it.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_is_known_stays_known() {
+    let layer = TimeoutLayer::new(all_limits()).unwrap();
+    assert!(wrap(&layer, Empty::<Bytes>::new()).is_end_stream());
+    let mut body = pin!(wrap(&layer, Full::new(Bytes::from_static(b"whole"))));
+    assert!(!body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), Some(5));
+    body.frame().await.unwrap().unwrap();
+    assert!(body.is_end_stream());
 }
 
 /// The body as it leaves the layer.

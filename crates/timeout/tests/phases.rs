@@ -313,6 +313,15 @@ async fn a_stream_that_stays_open_after_its_end_ends_cleanly() {
     assert_eq!((read.data.as_str(), read.took), ("te:", secs(4)));
 }
 
+/// The answer is whole; that its time is up as well harms nobody.
+#[tokio::test(start_paused = true)]
+async fn a_stream_past_its_end_is_not_past_the_total() {
+    let layer = layer(|limits| limits.total(secs(10)));
+    let read = read(&layer, request(), &[(1, "t"), (9, "e")], Then::Hangs).await;
+    assert_eq!(read.error, None);
+    assert_eq!((read.data.as_str(), read.took), ("te", secs(10)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_told_of_its_failure_ends_cleanly() {
     let layer = layer(|limits| limits.first_token(secs(100)));
