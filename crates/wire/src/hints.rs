@@ -130,8 +130,8 @@ pub(crate) fn seconds_and_nanos(whole: f64, nanos: f64) -> Option<Duration> {
     seconds(whole + nanos / 1e9)
 }
 
-/// A finite decimal number, as the SDKs read it: with a fraction, a sign or an exponent, but none of
-/// the words that floating point has.
+/// A decimal number, as the SDKs read it: with a fraction, a sign or an exponent, but none of the
+/// words that floating point has. What is too large is infinite, which no wait and no count is.
 pub(crate) fn number(text: &str) -> Option<f64> {
     let text = text.trim();
     let plain = text
@@ -140,7 +140,7 @@ pub(crate) fn number(text: &str) -> Option<f64> {
     if !plain {
         return None;
     }
-    text.parse().ok().filter(|number: &f64| number.is_finite())
+    text.parse().ok()
 }
 
 /// The time from `now` to a date; a date in the past is no wait at all.

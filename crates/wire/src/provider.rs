@@ -282,3 +282,52 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .get(http::header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn every_host_and_name_is_found() {
+        for (host, provider) in HOSTS {
+            assert_eq!(Provider::from_host(host), *provider, "{host}");
+            let with_port = format!("{}:443", host.to_uppercase());
+            assert_eq!(Provider::from_host(&with_port), *provider, "{host}");
+            assert_eq!(
+                Provider::from_host(&format!("evil{host}")),
+                Provider::Unknown
+            );
+        }
+        for (name, provider) in NAMES {
+            assert_eq!(Provider::from_name(name), *provider, "{name}");
+        }
+        assert_eq!(
+            Provider::from_host("europe-west4-aiplatform.googleapis.com"),
+            Provider::Google
+        );
+        assert_eq!(
+            Provider::from_host("mine.openai.azure.com."),
+            Provider::Azure
+        );
+        for host in ["", "bedrock", "bedrock.example", "localhost:8000", "ü"] {
+            assert_eq!(Provider::from_host(host), Provider::Unknown, "{host}");
+        }
+    }
+
+    #[test]
+    fn headers_that_one_family_sends_give_it_away() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers.insert("retry-after", HeaderValue::from_static("1"));
+        assert_eq!(Provider::from_headers(&headers), Provider::Unknown);
+        headers.insert("x-groq-region", HeaderValue::from_static("eu"));
+        assert_eq!(Provider::from_headers(&headers), Provider::Groq);
+        headers.insert(
+            "content-type",
+            HeaderValue::from_static("application/grpc+proto"),
+        );
+        assert_eq!(Provider::from_headers(&headers), Provider::Grpc);
+    }
+}

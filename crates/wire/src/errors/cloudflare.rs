@@ -41,7 +41,11 @@ pub(super) const FAMILY: Family = Family {
             .words(&["10000", "9109", "1001"])
             .says(AUTH_KEY),
         Rule::new("cloudflare: error 1015, rate limit of the address", EDGE)
-            .text(&["error code: 1015", "you are being rate limited"])
+            .text(&[
+                "error code: 1015",
+                "error 1015",
+                "you are being rate limited",
+            ])
             .says(LIMIT_ACCOUNT),
         Rule::new("cloudflare: error 1020 or 1010, blocked at the edge", EDGE)
             .on(&[403])

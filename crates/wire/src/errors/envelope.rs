@@ -310,9 +310,8 @@ impl Reader {
             }
             _ => {}
         }
-        if report.message.is_empty() {
-            report.set_message(str_of(error, "title"));
-        }
+        // RFC 9457.
+        report.add_message(str_of(error, "title"));
         let mut raw = None;
         if let Some(Value::Object(metadata)) = error.get("metadata") {
             if metadata.contains_key("provider_name") || metadata.contains_key("limit_source") {
@@ -629,6 +628,8 @@ impl Report {
             "retry_after",
             "retryAfter",
             "retry_after_seconds",
+            // ChatGPT's plans.
+            "resets_in_seconds",
             "estimated_time",
         ] {
             let delay = match map.get(key) {
@@ -644,7 +645,10 @@ impl Report {
         if let Some(Value::Object(availability)) = map.get("availability") {
             self.add_word(str_of(availability, "code"));
             self.take_fields(availability);
-            self.retryable = availability.get("retryable").and_then(Value::as_bool);
+        }
+        // OpenRouter, and Cloudflare for its own errors.
+        if let Some(advice) = map.get("retryable").and_then(Value::as_bool) {
+            self.retryable = Some(advice);
         }
     }
 

@@ -136,6 +136,10 @@ pub(super) const FAMILY: Family = Family {
             .on(&[429, NONE])
             .words(&["resource_exhausted"])
             .says(LIMIT_MODEL),
+        Rule::new("google: the text of any exceeded quota", LIMITS)
+            .on(&[429, NONE])
+            .text(&["exceeded your current quota", "quota exceeded"])
+            .says(LIMIT_MODEL),
         Rule::new("google: status UNAUTHENTICATED", CODES)
             .words(&["unauthenticated"])
             .says(AUTH_KEY),

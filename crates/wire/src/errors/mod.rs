@@ -311,10 +311,8 @@ fn with_advice(mut outcome: Outcome, headers: &HeaderMap, envelope: &Envelope) -
             outcome = outcome.with_repeat(false);
         }
     }
-    if let Some(advice) = envelope.reports.iter().find_map(|report| report.retryable) {
-        outcome = outcome.with_repeat(advice);
-    }
-    match hints::should_retry(headers) {
+    let stated = || envelope.reports.iter().find_map(|report| report.retryable);
+    match hints::should_retry(headers).or_else(stated) {
         Some(false) => outcome.with_repeat(false),
         Some(true) if outcome.kind() != Kind::QuotaExhausted => outcome.with_repeat(true),
         _ => outcome,

@@ -53,6 +53,16 @@ fn the_innermost_of_ten_wrapped_errors_decides() {
 }
 
 #[test]
+fn what_happened_goes_before_how_a_gateway_calls_it() {
+    let inner = r#"{"error":{"code":"queue_exceeded","message":"x"}}"#;
+    let body = serde_json::json!({
+        "error": {"code": "rate_limit_exceeded", "message": format!("upstream error: {inner}")}
+    });
+    let outcome = classify(429, &HeaderMap::new(), body.to_string().as_bytes());
+    assert_eq!(outcome.kind(), Kind::Overloaded);
+}
+
+#[test]
 fn a_body_nested_beyond_reason_is_judged_by_its_status() {
     for (open, close) in [("[", "]"), ("{\"error\":", "}")] {
         let depth = 100_000;
@@ -167,11 +177,11 @@ proptest! {
     /// A bounded read may cut an error body anywhere: once the code was read, it decides.
     #[test]
     fn an_error_body_that_was_cut_is_still_read(cut in 0_usize..200) {
-        let start = r#"{"error":{"code":"insufficient_quota","#;
+        let start = r#"{"error":{"code":"queue_exceeded","#;
         let end = r#""message":"a \"long\" é message","param":["x",{"y":null}],"more":{"z":[1,2,3]}}}"#;
         let whole = [start, end].concat();
         let cut = start.len() + cut.min(end.len());
         let outcome = classify(429, &HeaderMap::new(), &whole.as_bytes()[..cut]);
-        prop_assert_eq!(outcome.kind(), Kind::QuotaExhausted);
+        prop_assert_eq!(outcome.kind(), Kind::Overloaded);
     }
 }
