@@ -27,7 +27,9 @@
 
 mod probe;
 
-use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    fmt, future::poll_fn, marker::PhantomData, pin::pin, sync::Arc, task::Poll, time::Duration,
+};
 
 use backstop_core::BoxError;
 use tokio::{sync::Semaphore, task::yield_now, time::timeout};
@@ -104,7 +106,8 @@ enum Around {
 /// Checks all laws on the stack that `stack` builds around a service.
 ///
 /// `request` and `response` make what is sent and what the service inside answers; the answer
-/// should be one that the stack lets pass. The stack's own response is dropped unread.
+/// should be one that the stack lets pass. The stack's own response is dropped unread. The stack may
+/// take other requests than the service inside.
 ///
 /// The stack must let two calls through at the same time, and must wait for a service that is not
 /// ready: one that sheds load on the outside fails by design.
@@ -114,14 +117,14 @@ enum Around {
 /// # Errors
 ///
 /// All breaches that were found.
-pub async fn check<S, Req, Res>(
-    stack: impl Fn(Inner<Req, Res>) -> S,
+pub async fn check<S, Req, Sent, Res>(
+    stack: impl Fn(Inner<Sent, Res>) -> S,
     request: impl Fn() -> Req,
     response: impl Fn() -> Res + Clone + Send + Sync + 'static,
 ) -> Result<(), Violations>
 where
     S: Service<Req> + Clone,
-    Req: Send + 'static,
+    Sent: Send + 'static,
     Res: Send + 'static,
 {
     let mut violations = Vec::new();
@@ -134,6 +137,7 @@ where
     ] {
         let check = Check {
             around,
+            sent: PhantomData,
             stack: &stack,
             request: &request,
             response: response.clone(),
@@ -171,8 +175,9 @@ fn calls_unready(violations: &[Violation]) -> bool {
     })
 }
 
-struct Check<'a, Stack, Request, Response> {
+struct Check<'a, Stack, Request, Response, Sent> {
     around: Around,
+    sent: PhantomData<fn() -> Sent>,
     stack: &'a Stack,
     request: &'a Request,
     response: Response,
@@ -200,13 +205,13 @@ const PERMITS: usize = 8;
 /// No healthy stack needs more polls for one call to the probe.
 const MOST_POLLS: usize = 100;
 
-impl<Stack, Request, Response, S, Req, Res> Check<'_, Stack, Request, Response>
+impl<Stack, Request, Response, S, Req, Sent, Res> Check<'_, Stack, Request, Response, Sent>
 where
-    Stack: Fn(Inner<Req, Res>) -> S,
+    Stack: Fn(Inner<Sent, Res>) -> S,
     Request: Fn() -> Req,
     Response: Fn() -> Res + Clone + Send + Sync + 'static,
     S: Service<Req> + Clone,
-    Req: Send + 'static,
+    Sent: Send + 'static,
     Res: Send + 'static,
 {
     fn build(&self, script: Script) -> Built<S, Res> {
