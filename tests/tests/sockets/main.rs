@@ -12,7 +12,7 @@ use backstop_testkit::model::{Model, Refusal, Reply};
 use http::StatusCode;
 use tokio::{task::JoinSet, time::Instant};
 
-use rig::{FIRST_TOKEN, Got, Stack, bare, call, failover, naive, over, sdk_call};
+use rig::{Got, PATIENCE, Stack, bare, call, failover, naive, over, sdk_call};
 
 const MILLI: Duration = Duration::from_millis(1);
 
@@ -45,6 +45,7 @@ async fn started(name: &str) -> Model {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_primary_is_asked_once_and_the_backup_answers_in_time() {
+    const LIMIT: Duration = Duration::from_secs(1);
     let mut quickest = Duration::MAX;
     for silence in [
         Reply::silent(),
@@ -55,6 +56,7 @@ async fn a_silent_primary_is_asked_once_and_the_backup_answers_in_time() {
         primary.always(silence);
         let stack = over(
             failover(HealthConfig::default()).retry(Retry::times(2)),
+            LIMIT,
             &[("primary", primary.addr()), ("backup", backup.addr())],
         );
         let begun = Instant::now();
@@ -65,7 +67,7 @@ async fn a_silent_primary_is_asked_once_and_the_backup_answers_in_time() {
         assert_eq!(backup.log().len(), 1);
     }
     assert!(
-        (FIRST_TOKEN..FIRST_TOKEN + MILLI * 500).contains(&quickest),
+        (LIMIT..LIMIT + MILLI * 500).contains(&quickest),
         "{quickest:?}"
     );
 }
@@ -77,6 +79,7 @@ async fn nobody_notices_that_the_primary_is_killed_before_it_answers() {
     primary.always(Reply::healthy().first_token_after(MILLI * 50));
     let stack = over(
         failover(HealthConfig::default()),
+        PATIENCE,
         &[("primary", primary.addr()), ("backup", backup.addr())],
     );
     let (primary_text, backup_text) = (primary.text().to_owned(), backup.text().to_owned());
@@ -108,7 +111,7 @@ async fn nobody_notices_that_the_primary_is_killed_before_it_answers() {
             .filter(|(_, got)| *got == Got::Whole(text.clone()))
             .count()
     };
-    assert!(by(&primary_text) >= 80 && by(&backup_text) >= 100);
+    assert!(by(&primary_text) >= 20 && by(&backup_text) >= 100);
     assert!(primary_log.len() > by(&primary_text));
 
     // Without the layers everybody who comes later is left without an answer.
@@ -118,6 +121,22 @@ async fn nobody_notices_that_the_primary_is_killed_before_it_answers() {
     assert_eq!(call(stack, false).await, Got::Nothing);
 }
 
+/// How many calls come together where they come in rounds.
+const ROUND: usize = 8;
+
+/// A few calls at the same time. Gives how many of them `primary` answered; all are answered.
+async fn round(stack: &Stack, primary: &Model) -> usize {
+    tokio::time::sleep(MILLI * 10).await;
+    let calls = (0..ROUND).map(|number| call(stack.clone(), number % 2 == 0));
+    let got = futures_util::future::join_all(calls).await;
+    for got in &got {
+        assert!(matches!(got, Got::Whole(_)), "{got:?}");
+    }
+    let by_primary = Got::Whole(primary.text().to_owned());
+    got.iter().filter(|got| **got == by_primary).count()
+}
+
+/// The calls come in rounds, so that what is asserted does not depend on how busy the machine is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_was_out_is_probed_and_comes_back_by_and_by() {
     const INTERVAL: Duration = Duration::from_millis(300);
@@ -129,61 +148,64 @@ async fn a_primary_that_was_out_is_probed_and_comes_back_by_and_by() {
         .jitter(0.0);
     let stack = over(
         failover(health),
+        PATIENCE,
         &[("primary", primary.addr()), ("backup", backup.addr())],
     );
-    let healed_at = MILLI * 3_000;
-    let got = hundred_per_second(&stack, 900, |number| {
-        if number == 300 {
-            primary.always(Reply::healthy());
-        }
-    })
-    .await;
-    assert!(got.iter().all(|(_, got)| matches!(got, Got::Whole(_))));
 
+    // Out: the first round ejects it, then it sees one probe in each interval.
+    assert_eq!(round(&stack, &primary).await, 0);
+    let before = primary.log().len();
+    assert!((5..=ROUND).contains(&before), "{before}");
+    while primary.log().len() < before + 5 {
+        let seen = primary.log().len();
+        assert_eq!(round(&stack, &primary).await, 0);
+        assert!(primary.log().len() <= seen + 1);
+    }
     let log = primary.log().exchanges();
-    let start = log[0].received_at;
-    let at = |exchange: &backstop_testkit::model::Exchange| {
-        exchange.received_at.saturating_duration_since(start)
-    };
-    let during = log
-        .iter()
-        .filter(|exchange| at(exchange) < healed_at)
-        .count();
-    // Five faults, what was under way with them, and one probe in each interval.
-    assert!((5..=5 + 5 + 10).contains(&during), "{during}");
-    // From the ejection until it is back, one at a time.
-    let probes: Vec<_> = log
-        .iter()
-        .filter(|exchange| (INTERVAL..healed_at).contains(&at(exchange)))
-        .collect();
-    assert!(probes.len() >= 5, "{}", probes.len());
-    for pair in probes.windows(2) {
-        let (_, ended) = pair[0].ended.expect("it is over");
-        assert!(ended <= pair[1].received_at);
-        // Timers of one process: the probe is never early.
-        assert!(at(pair[1]) >= at(pair[0]) + INTERVAL - MILLI);
+    for pair in log[before..].windows(2) {
+        let apart = pair[1]
+            .received_at
+            .saturating_duration_since(pair[0].received_at);
+        assert!(apart >= INTERVAL - MILLI, "{apart:?}");
     }
 
-    let back = got
-        .iter()
-        .find(|(_, got)| *got == Got::Whole(primary.text().to_owned()))
-        .expect("it is back");
-    assert!(back.0 < healed_at + INTERVAL + MILLI * 300, "{back:?}");
-    // A tenth of the callers, then twice as many with each second.
-    let share_of = |second: u32| {
-        let from = back.0 + MILLI * 1_000 * second;
-        got.iter()
-            .filter(|(at, _)| (from..from + MILLI * 1_000).contains(at))
-            .filter(|(_, got)| *got == Got::Whole(primary.text().to_owned()))
-            .count()
-    };
-    let shares: Vec<_> = (0..5).map(share_of).collect();
-    assert!(shares[0] <= 20, "{shares:?}");
-    for pair in shares.windows(2) {
-        // The seconds are the callers', not those of the ramp.
-        assert!(pair[1] <= pair[0] * 2 + 5, "{shares:?}");
+    // Healed: whoever comes an interval later finds it, and three answers in a row bring it back.
+    primary.always(Reply::healthy());
+    let healed = Instant::now();
+    let mut answered = 0;
+    let mut last_probe = healed;
+    while answered < 3 {
+        let begun = Instant::now();
+        let by_primary = round(&stack, &primary).await;
+        let is_due = begun > healed + INTERVAL;
+        assert!(by_primary > 0 || answered > 0 || !is_due);
+        last_probe = begun;
+        answered += by_primary;
     }
-    assert!(shares[4] >= 80, "{shares:?}");
+    let back = Instant::now();
+
+    // A tenth of the callers, then twice as many with each second.
+    let mut calls = [0_usize; 5];
+    let mut by_primary = [0_usize; 5];
+    loop {
+        let begun = Instant::now();
+        let answered = round(&stack, &primary).await;
+        // It came back after the last probe was sent and before the last round was over.
+        let most = Instant::now()
+            .saturating_duration_since(last_probe)
+            .as_secs();
+        let second = usize::try_from(most).expect("few").min(4);
+        calls[second] += ROUND;
+        by_primary[second] += answered;
+        if begun >= back + Duration::from_secs(4) {
+            assert_eq!(answered, ROUND);
+            break;
+        }
+    }
+    for second in 0..4 {
+        let most = (calls[second] << second).div_ceil(10) + 2;
+        assert!(by_primary[second] <= most, "{by_primary:?} of {calls:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,7 +233,7 @@ async fn an_sdk_in_front_does_not_multiply_an_outage() {
 
     let guarded = |addr| {
         let failover = failover(HealthConfig::default()).retry(Retry::times(2));
-        over(failover, &[("model", addr)])
+        over(failover, PATIENCE, &[("model", addr)])
     };
     let ours = attempts_per_call(guarded).await;
     assert!((1.0..=1.15).contains(&ours), "{ours}");

@@ -19,8 +19,8 @@ use tower::{Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 pub(crate) type Stack =
     BoxCloneSyncService<Request<Full<Bytes>>, Response<UnsyncBoxBody<Bytes, BoxError>>, BoxError>;
 
-/// How long a model may be silent before its first token.
-pub(crate) const FIRST_TOKEN: Duration = Duration::from_secs(1);
+/// How long a model may be silent before its first token where silence is not what is tested.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const CLASSIFY: ClassifyHttp = ClassifyHttp::new(Dialect::OpenAiChat);
 
@@ -44,14 +44,16 @@ pub(crate) fn failover(health: HealthConfig) -> FailoverBuilder<ClassifyHttp, Ht
         .deadline(Duration::from_secs(30))
 }
 
-/// A failover over models at these addresses, with errors as answers.
+/// A failover over models at these addresses, each of which may be silent for so long, with errors
+/// as answers.
 pub(crate) fn over(
     builder: FailoverBuilder<ClassifyHttp, Http, ()>,
+    first_token: Duration,
     models: &[(&'static str, SocketAddr)],
 ) -> Stack {
     let targets = models
         .iter()
-        .map(|(name, addr)| Target::new(*name, target(*addr)))
+        .map(|(name, addr)| Target::new(*name, target(*addr, first_token)))
         .collect();
     let failover = builder.build(targets).expect("a valid configuration");
     let stack = ServiceBuilder::new()
@@ -67,6 +69,7 @@ pub(crate) fn over(
 /// One model: a client of its own that names its phases.
 pub(crate) fn target(
     addr: SocketAddr,
+    first_token: Duration,
 ) -> impl Service<
     Request<Replayable<Full<Bytes>>>,
     Response = Response<impl http_body::Body<Data = Bytes, Error = BoxError> + Send + use<>>,
@@ -77,8 +80,8 @@ pub(crate) fn target(
 + Sync
 + use<> {
     let limits = Limits::default()
-        .headers(FIRST_TOKEN)
-        .first_token(FIRST_TOKEN);
+        .headers(first_token)
+        .first_token(first_token);
     let client = Client::builder(TokioExecutor::new()).build_http();
     ServiceBuilder::new()
         .map_request(move |request| addressed_to(request, addr))
