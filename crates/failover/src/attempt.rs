@@ -18,15 +18,16 @@ use crate::{
 
 pub(crate) type HeadOf<P, Res> = <P as Responses<Res>>::Head;
 pub(crate) type BodyOf<P, Res> = <P as Responses<Res>>::Body;
-pub(crate) type AttemptedOf<P, Res, K, O> = Attempted<HeadOf<P, Res>, BodyOf<P, Res>, K, O>;
 pub(crate) type SettledOf<P, Res, K, O> = Settled<HeadOf<P, Res>, BodyOf<P, Res>, K, O>;
 
 /// An attempt that can begin.
 pub(crate) struct Begun<S, R, O: Observer> {
     pub(crate) service: S,
     pub(crate) target: usize,
-    pub(crate) request: R,
-    pub(crate) report: Report<O>,
+    /// Gone when it is sent.
+    pub(crate) request: Option<R>,
+    /// Gone when the attempt is over, or its answer has begun.
+    pub(crate) report: Option<Report<O>>,
     pub(crate) limits: Limits,
     pub(crate) tried: Tried,
     pub(crate) at: Instant,
@@ -72,103 +73,65 @@ pub(crate) struct Limits {
 }
 
 impl<S, R, O: Observer> Begun<S, R, O> {
-    /// Makes the attempt.
-    pub(crate) async fn attempt<C, P>(self, classify: &C) -> SettledOf<P, S::Response, C::Stream, O>
-    where
-        P: Responses<S::Response>,
-        S: Service<R, Error: Into<BoxError>>,
-        C: Classify<R, S::Response>,
-    {
-        let mut timer = pin!(Timer::new(self.at, self.limits.until));
-        let (target, place) = (self.target, self.place);
-        let mut tried = self.tried;
-        let attempted = self.ask::<C, P>(classify, timer.as_mut(), &mut tried).await;
-        tried.called_off = false;
-        Settled {
-            target,
-            place,
-            now: timer.now(),
-            tried,
-            attempted,
-        }
-    }
-
-    /// Takes note of the phases in `tried`.
-    async fn ask<C, P>(
-        self,
+    /// Makes the attempt. Made again, it does not end.
+    ///
+    /// It borrows what it works on, since the arguments of an `async fn` are kept twice.
+    pub(crate) async fn attempt<C, P>(
+        &mut self,
         classify: &C,
-        mut timer: Pin<&mut Timer>,
-        tried: &mut Tried,
-    ) -> AttemptedOf<P, S::Response, C::Stream, O>
+    ) -> SettledOf<P, S::Response, C::Stream, O>
     where
         P: Responses<S::Response>,
         S: Service<R, Error: Into<BoxError>>,
         C: Classify<R, S::Response>,
     {
-        let Self {
-            mut service,
-            target,
-            request,
-            report,
-            limits,
-            ..
-        } = self;
-        let mut since = timer.now();
-        let mut lap = |timer: &Pin<&mut Timer>, tried: &mut Tried| -> Option<Duration> {
-            let took = timer.now().saturating_duration_since(since);
-            since = timer.now();
-            tried.took = tried.took.saturating_add(took);
-            Some(took)
+        let (Some(request), Some(report)) = (&self.request, self.report.take()) else {
+            return std::future::pending().await;
         };
-        let late = |phase| {
-            let outcome =
-                Outcome::timed_out(phase).with_evidence("the attempt's part of the deadline");
-            if limits.callers_own {
-                outcome.with_scope(Scope::Request)
-            } else {
-                outcome
-            }
-        };
-        let end = |report: Report<O>, tried: &mut Tried, outcome: Outcome, answer, error| {
-            report.finish(&outcome);
-            tried.outcome = Some(outcome);
-            Attempted::Lost(Loss {
-                target,
-                outcome,
-                possible_duplicate: tried.possible_duplicate,
-                answer,
-                error,
-            })
-        };
-
-        let call = classify.on_request(&request);
-        let ready: Option<Result<(), BoxError>> = timer
-            .as_mut()
-            .race(poll_fn(|cx| service.poll_ready(cx).map_err(Into::into)))
-            .await;
-        tried.ready = lap(&timer, tried);
+        let limits = self.limits;
+        let mut timer = pin!(Timer::new(self.at, limits.until));
+        self.tried.called_off = false;
+        let call = classify.on_request(request);
+        let ready = poll_fn(|cx| {
+            let mut ready = poll_fn(|cx| self.service.poll_ready(cx));
+            timer
+                .as_mut()
+                .poll_race(Pin::new(&mut ready), cx)
+                .map(boxed)
+        })
+        .await;
+        self.tried.ready = Some(lap(self.at, timer.now(), &mut self.tried));
         match ready {
             Some(Ok(())) => {}
             Some(Err(error)) => {
                 let outcome = classify.on_error(&call, &*error);
-                return end(report, tried, outcome, None, Some(error));
+                return self.lost(timer.now(), report, outcome, None, Some(error));
             }
-            None => return end(report, tried, late(Phase::Ready), None, None),
+            None => {
+                let outcome = limits.late(Phase::Ready);
+                return self.lost(timer.now(), report, outcome, None, None);
+            }
         }
-        let response = timer.as_mut().race(service.call(request)).await;
-        let response: Option<Result<_, BoxError>> =
-            response.map(|response| response.map_err(Into::into));
-        tried.head = lap(&timer, tried);
+        let sent_at = timer.now();
+        let Some(request) = self.request.take() else {
+            return std::future::pending().await;
+        };
+        let response = {
+            let mut response = pin!(self.service.call(request));
+            poll_fn(|cx| timer.as_mut().poll_race(response.as_mut(), cx).map(boxed)).await
+        };
+        self.tried.head = Some(lap(sent_at, timer.now(), &mut self.tried));
         let response = match response {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
                 let outcome = classify.on_error(&call, &*error);
-                tried.possible_duplicate = may_be_processed(&outcome);
-                return end(report, tried, outcome, None, Some(error));
+                self.tried.possible_duplicate = may_be_processed(&outcome);
+                return self.lost(timer.now(), report, outcome, None, Some(error));
             }
             None => {
-                tried.possible_duplicate = true;
-                return end(report, tried, late(Phase::Headers), None, None);
+                let outcome = limits.late(Phase::Headers);
+                self.tried.possible_duplicate = true;
+                return self.lost(timer.now(), report, outcome, None, None);
             }
         };
         let verdict = classify.on_response(&call, &response);
@@ -181,13 +144,8 @@ impl<S, R, O: Observer> Begun<S, R, O> {
                     Verdict::AtEnd(mut stream) => stream.on_end(End::Clean(None)),
                 };
                 if !outcome.is_success() {
-                    return end(
-                        report,
-                        tried,
-                        outcome,
-                        Some((head, body.map(Kept::Unread))),
-                        None,
-                    );
+                    let answer = Some((head, body.map(Kept::Unread)));
+                    return self.lost(timer.now(), report, outcome, answer, None);
                 }
                 let body = match body {
                     Some(body) => Some(ResponseBody::unread(body, report)),
@@ -196,34 +154,102 @@ impl<S, R, O: Observer> Begun<S, R, O> {
                         None
                     }
                 };
-                return Attempted::Answered(head, body);
+                return self.settled(timer.now(), Attempted::Answered(head, body));
             }
         };
-        let peeked = timer
-            .as_mut()
-            .race(peek(body, Tail::Open(stream), limits.peek))
-            .await;
-        tried.first_token = lap(&timer, tried);
+        let head_at = timer.now();
+        let peeked = {
+            let mut peeking = peek(body, Tail::Open(stream), limits.peek);
+            poll_fn(|cx| timer.as_mut().poll_race(Pin::new(&mut peeking), cx)).await
+        };
+        self.tried.first_token = Some(lap(head_at, timer.now(), &mut self.tried));
         match peeked {
             Some(Peek::Committed(begun)) => {
-                Attempted::Answered(head, Some(ResponseBody::begun(begun, report)))
+                let body = ResponseBody::begun(begun, report);
+                self.settled(timer.now(), Attempted::Answered(head, Some(body)))
             }
             Some(Peek::Decided(outcome, body)) if outcome.is_success() => {
                 report.finish(&outcome);
-                Attempted::Answered(head, Some(ResponseBody::decided(body)))
+                let body = ResponseBody::decided(body);
+                self.settled(timer.now(), Attempted::Answered(head, Some(body)))
             }
             Some(Peek::Decided(outcome, body)) => {
                 let said = policy::is_answer(&outcome) && !body.has_failed();
-                tried.possible_duplicate = !said;
+                self.tried.possible_duplicate = !said;
                 let answer = said.then_some((head, Some(Kept::Held(body))));
-                end(report, tried, outcome, answer, None)
+                self.lost(timer.now(), report, outcome, answer, None)
             }
             None => {
-                tried.possible_duplicate = true;
-                end(report, tried, late(Phase::FirstToken), None, None)
+                let outcome = limits.late(Phase::FirstToken);
+                self.tried.possible_duplicate = true;
+                self.lost(timer.now(), report, outcome, None, None)
             }
         }
     }
+}
+
+impl<S, R, O: Observer> Begun<S, R, O> {
+    const fn settled<H, B, K: ClassifyStream>(
+        &self,
+        now: Instant,
+        attempted: Attempted<H, B, K, O>,
+    ) -> Settled<H, B, K, O> {
+        Settled {
+            target: self.target,
+            place: self.place,
+            now,
+            tried: self.tried,
+            attempted,
+        }
+    }
+
+    fn lost<H, B, K: ClassifyStream>(
+        &mut self,
+        now: Instant,
+        report: Report<O>,
+        outcome: Outcome,
+        answer: Option<(H, Option<Kept<B>>)>,
+        error: Option<BoxError>,
+    ) -> Settled<H, B, K, O> {
+        report.finish(&outcome);
+        self.tried.outcome = Some(outcome);
+        let loss = Loss {
+            target: self.target,
+            outcome,
+            possible_duplicate: self.tried.possible_duplicate,
+            answer,
+            error,
+        };
+        self.settled(now, Attempted::Lost(loss))
+    }
+}
+
+impl Limits {
+    /// The outcome of an attempt that took too long in `phase`. If the caller was in a hurry, that
+    /// is no fault of the target.
+    fn late(&self, phase: Phase) -> Outcome {
+        let outcome = Outcome::timed_out(phase).with_evidence("the attempt's part of the deadline");
+        if self.callers_own {
+            outcome.with_scope(Scope::Request)
+        } else {
+            outcome
+        }
+    }
+}
+
+/// The error of whatever type as the one that is passed on.
+fn boxed<T, E: Into<BoxError>>(result: Option<Result<T, E>>) -> Option<Result<T, BoxError>> {
+    result.map(|result| result.map_err(Into::into))
+}
+
+/// The time of a phase, which is added up.
+fn lap(since: Instant, now: Instant, tried: &mut Tried) -> Duration {
+    if now == since {
+        return Duration::ZERO;
+    }
+    let took = now.saturating_duration_since(since);
+    tried.took = tried.took.saturating_add(took);
+    took
 }
 
 /// Whether a request that failed with an error after it was sent may have been processed.

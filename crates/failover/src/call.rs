@@ -1,4 +1,4 @@
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use backstop_core::{
     Attempt, BoxError, Classify, ClassifyStream, Deadline, Event, Failure, Frozen, HintSource,
@@ -20,6 +20,7 @@ use crate::{
     plan::{self, Affinity},
     policy,
     report::Report,
+    retry::Retry,
     service::Inner,
     state::TargetState,
     timer::Timer,
@@ -31,12 +32,12 @@ pub(crate) type Answer<P, Res, K, O> =
     <P as Responses<Res>>::With<ResponseBody<<P as Responses<Res>>::Body, K, O>>;
 
 /// One call under way.
-struct Call<'a, S, C, P, O, Req>
+struct Call<S, C, P, O, Req>
 where
     P: Replay<Req> + Responses<S::Response>,
     S: Service<<P as Replay<Req>>::Request>,
 {
-    inner: &'a Inner<S, C, O>,
+    inner: Arc<Inner<S, C, O>>,
     source: Source<P::Frozen, <P as Replay<Req>>::Request>,
     order: Sequence,
     started: Instant,
@@ -54,7 +55,7 @@ where
     attempts: u32,
     trace: Trace,
     /// What the target said or did that speaks for all if none answers.
-    first: Option<LossOf<P, S::Response>>,
+    first: Option<Box<LossOf<P, S::Response>>>,
     /// Who is asked first if all is well.
     planned_first: usize,
     /// Who would have been asked first: the first one that could not be asked for now, or that can
@@ -94,15 +95,30 @@ enum Round<H, B, K: ClassifyStream, O: Observer> {
     Lost(Loss<H, B>, Option<Loss<H, B>>),
 }
 
+/// What follows from a round that gave no answer.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    /// What the target that was asked first did.
+    outcome: Outcome,
+    /// Whether anybody else may be asked.
+    go_on: bool,
+    hedged: bool,
+}
+
+/// The end of a call, or what follows.
+type Judged<T> = ControlFlow<Result<T, BoxError>, Lost>;
 type AnswerBody<P, Res, K, O> = ResponseBody<BodyOf<P, Res>, K, O>;
 type RoundOf<P, Res, K, O> = Round<HeadOf<P, Res>, BodyOf<P, Res>, K, O>;
 type LossOf<P, Res> = Loss<HeadOf<P, Res>, BodyOf<P, Res>>;
 
 /// Serves one call.
-pub(crate) async fn run<S, C, P, O, Req>(
+///
+/// The work is in one block that owns its state: what is passed to an `async fn` is kept twice, and
+/// all of a future is moved when it is boxed.
+pub(crate) fn run<S, C, P, O, Req>(
     inner: Arc<Inner<S, C, O>>,
     request: Req,
-) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError>
+) -> impl Future<Output = Result<Answer<P, S::Response, C::Stream, O>, BoxError>>
 where
     P: Requests<Req> + Replay<Req> + Responses<S::Response>,
     <P as Responses<S::Response>>::Body: Send + 'static,
@@ -110,90 +126,16 @@ where
     C: Classify<<P as Replay<Req>>::Request, S::Response>,
     O: Observer,
 {
-    let config = &inner.config;
-    let shared = &inner.state.shared;
-    let started = Instant::now();
-    let extensions = <P as Requests<Req>>::extensions(&request);
-    let callers = extensions.and_then(|extensions| extensions.get::<Deadline>().copied());
-    let ours = config
-        .deadline
-        .map(|limit| Deadline::after(started.into_std(), limit));
-    let callers_own = callers.is_some_and(|callers| ours.is_none_or(|ours| callers < ours));
-    let deadline = if callers_own { callers } else { ours };
-    let until = deadline.map_or_else(
-        || started + DEFAULT_WAIT,
-        |deadline| Instant::from_std(deadline.instant()),
-    );
-    let forced = match extensions.and_then(|extensions| extensions.get::<Force>()) {
-        Some(force) => shared.order(force),
-        None => shared.forced.get(),
-    };
-
-    let affinity = extensions.and_then(|extensions| extensions.get::<Affinity>());
-    let mut planning = plan::Call::new(started, inner.services.len());
-    if let Some(affinity) = affinity {
-        planning = planning.affinity(*affinity);
-    }
-    let mut needs = extensions
-        .and_then(|extensions| extensions.get::<Needs>().copied())
-        .unwrap_or_default();
-    if needs.known_bytes().is_none()
-        && let Some(bytes) = <P as Requests<Req>>::size(&request)
-    {
-        needs = needs.bytes(bytes);
-    }
-
-    let mut timer = pin!(Timer::new(started, until));
+    let mut call: Call<S, C, P, O, Req> = Call::new(inner, &request);
+    let config = &call.inner.config;
     let freeze = P::freeze(request, config.replay_limit, &config.carry);
-    let source = match timer.as_mut().race(freeze).await {
-        Some(Ok(Frozen::Replayable(frozen))) => Source::Often(frozen),
-        Some(Ok(Frozen::Once(request))) => Source::Once(Some(request)),
-        Some(Err(error)) => {
-            let outcome = Outcome::cancelled().with_evidence("the request's body broke off");
-            return Err(Failure::with_source(outcome, error).into());
-        }
-        None => {
-            let outcome = Outcome::timed_out(Phase::Total)
-                .with_evidence("the request's body came too slowly");
-            return Err(Failure::new(outcome).into());
-        }
-    };
-    if needs.known_bytes().is_none()
-        && let Source::Often(frozen) = &source
-        && let Some(bytes) = <P as Replay<Req>>::size(frozen)
-    {
-        needs = needs.bytes(bytes);
+    async move {
+        call.freeze(freeze).await?;
+        call.drive().await
     }
-    let now = timer.now();
-    shared.budget.deposit(now);
-    let exercise = config
-        .exercise
-        .filter(|_| forced.is_none() && matches!(source, Source::Often(_)));
-    let order = Sequence::new(shared.plan.order(&planning), exercise);
-    let call: Call<'_, S, C, P, O, Req> = Call {
-        inner: &inner,
-        source,
-        planned_first: order.order.first().unwrap_or(0),
-        order,
-        started,
-        now,
-        deadline,
-        until,
-        callers_own,
-        forced,
-        needs,
-        went_wrong: WentWrong::default(),
-        planning,
-        attempts: 0,
-        trace: Trace::default(),
-        first: None,
-        passed_over: None,
-        room_at: None,
-    };
-    call.drive().await
 }
 
-impl<S, C, P, O, Req> Call<'_, S, C, P, O, Req>
+impl<S, C, P, O, Req> Call<S, C, P, O, Req>
 where
     P: Replay<Req> + Responses<S::Response>,
     <P as Responses<S::Response>>::Body: Send + 'static,
@@ -201,51 +143,183 @@ where
     C: Classify<<P as Replay<Req>>::Request, S::Response>,
     O: Observer,
 {
-    async fn drive(mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
-        while let Some(pick) = self.pick() {
-            let target = pick.target;
-            let exercised = pick.cause == Cause::Exercise;
-            let Some(begun) = self.begin(pick) else { break };
+    /// Takes what is needed from the request.
+    fn new(inner: Arc<Inner<S, C, O>>, request: &Req) -> Self
+    where
+        P: Requests<Req>,
+    {
+        let started = Instant::now();
+        let extensions = <P as Requests<Req>>::extensions(request);
+        let callers = extensions.and_then(|extensions| extensions.get::<Deadline>().copied());
+        let ours = inner
+            .config
+            .deadline
+            .map(|limit| Deadline::after(started.into_std(), limit));
+        let callers_own = callers.is_some_and(|callers| ours.is_none_or(|ours| callers < ours));
+        let deadline = if callers_own { callers } else { ours };
+        let until = deadline.map_or_else(
+            || started + DEFAULT_WAIT,
+            |deadline| Instant::from_std(deadline.instant()),
+        );
+        let shared = &inner.state.shared;
+        let forced = match extensions.and_then(|extensions| extensions.get::<Force>()) {
+            Some(force) => shared.order(force),
+            None => shared.forced.get(),
+        };
+        let mut planning = plan::Call::new(started, inner.services.len());
+        if let Some(affinity) = extensions.and_then(|extensions| extensions.get::<Affinity>()) {
+            planning = planning.affinity(*affinity);
+        }
+        let mut needs = extensions
+            .and_then(|extensions| extensions.get::<Needs>().copied())
+            .unwrap_or_default();
+        if needs.known_bytes().is_none()
+            && let Some(bytes) = <P as Requests<Req>>::size(request)
+        {
+            needs = needs.bytes(bytes);
+        }
+        let exercise = inner.config.exercise.filter(|_| forced.is_none());
+        let order = Sequence::new(shared.plan.order(&planning), exercise);
+        Self {
+            inner,
+            source: Source::Once(None),
+            planned_first: order.order.first().unwrap_or(0),
+            order,
+            started,
+            now: started,
+            deadline,
+            until,
+            callers_own,
+            forced,
+            needs,
+            went_wrong: WentWrong::default(),
+            planning,
+            attempts: 0,
+            trace: Trace::default(),
+            first: None,
+            passed_over: None,
+            room_at: None,
+        }
+    }
+
+    /// Reads the request.
+    async fn freeze(&mut self, freeze: P::Freeze) -> Result<(), BoxError> {
+        let mut timer = pin!(Timer::new(self.now, self.until));
+        let mut freeze = pin!(freeze);
+        let frozen = poll_fn(|cx| timer.as_mut().poll_race(freeze.as_mut(), cx)).await;
+        self.now = timer.now();
+        self.source = match frozen {
+            Some(Ok(Frozen::Replayable(frozen))) => {
+                if self.needs.known_bytes().is_none()
+                    && let Some(bytes) = <P as Replay<Req>>::size(&frozen)
+                {
+                    self.needs = self.needs.bytes(bytes);
+                }
+                Source::Often(frozen)
+            }
+            Some(Ok(Frozen::Once(request))) => Source::Once(Some(request)),
+            Some(Err(error)) => {
+                let outcome = Outcome::cancelled().with_evidence("the request's body broke off");
+                return Err(Failure::with_source(outcome, error).into());
+            }
+            None => {
+                let outcome = Outcome::timed_out(Phase::Total)
+                    .with_evidence("the request's body came too slowly");
+                return Err(Failure::new(outcome).into());
+            }
+        };
+        Ok(())
+    }
+
+    /// Asks until somebody answers.
+    async fn drive(&mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        self.inner.state.shared.budget.deposit(self.now);
+        let mut retries = 0;
+        let mut next = match self.pick() {
+            Some(pick) => self.begin(pick, None),
+            None => None,
+        };
+        while let Some(begun) = &mut next {
+            let target = begun.target;
             let limit = begun.limits.until;
-            let mut round = self.ask(begun).await;
-            let mut retries = 0;
-            let go_on = loop {
-                let (loss, hedge) = match round {
-                    Round::Answered(target, head, body) => {
-                        return Ok(self.answered(target, head, body));
-                    }
-                    Round::Lost(loss, hedge) => (loss, hedge),
-                };
-                let outcome = loss.outcome;
-                if !exercised && self.stands(&loss) {
-                    return self.conclude(loss, false);
+            let is_exercise = begun.tried.cause == Cause::Exercise;
+            let delay = self
+                .inner
+                .config
+                .hedge
+                .and_then(|hedge| hedge.delay(&self.target(target).first_token));
+            // What is not on the healthy path is in a box of its own, so that calls are small.
+            let round = match delay {
+                Some(delay) => Box::pin(self.ask_hedged(begun, delay)).await,
+                None => {
+                    let settled = begun.attempt::<C, P>(&self.inner.classify).await;
+                    self.settle(settled)
                 }
-                let hedged = hedge.is_some();
-                let mut go_on = self.lose(loss, exercised);
-                if let Some(hedge) = hedge {
-                    go_on &= self.lose(hedge, false);
-                }
-                if !go_on || hedged {
-                    break go_on;
-                }
-                match self.again(target, limit, &outcome, retries).await {
-                    Some(begun) => round = self.ask(begun).await,
-                    None => break go_on,
-                }
-                retries += 1;
             };
-            if !go_on {
+            let Lost {
+                outcome,
+                go_on,
+                hedged,
+            } = match self.judge(round, is_exercise) {
+                ControlFlow::Continue(lost) => lost,
+                ControlFlow::Break(result) => return result,
+            };
+            if !go_on || self.is_spent() {
                 break;
             }
-            if self.order.is_over() || self.is_spent() {
+            let again = match self.inner.config.retry {
+                Some(retry) if !hedged => {
+                    Box::pin(self.again(retry, target, limit, &outcome, retries)).await
+                }
+                _ => None,
+            };
+            if let Some(pick) = again {
+                retries += 1;
+                next = self.begin(pick, Some(limit));
+                continue;
+            }
+            if self.order.is_over() {
                 break;
             }
-            self.hold_first().await;
+            Box::pin(self.hold_first()).await;
             if !self.pays(Spend::Failover) {
                 break;
             }
+            retries = 0;
+            next = match self.pick() {
+                Some(pick) => self.begin(pick, None),
+                None => None,
+            };
         }
         self.exhausted()
+    }
+
+    /// Whether what came of a round ends the call, or who may be asked next.
+    fn judge(
+        &mut self,
+        round: RoundOf<P, S::Response, C::Stream, O>,
+        is_exercise: bool,
+    ) -> Judged<Answer<P, S::Response, C::Stream, O>> {
+        let (loss, hedge) = match round {
+            Round::Answered(target, head, body) => {
+                return ControlFlow::Break(Ok(self.answered(target, head, body)));
+            }
+            Round::Lost(loss, hedge) => (loss, hedge),
+        };
+        let outcome = loss.outcome;
+        if !is_exercise && self.stands(&loss) {
+            return ControlFlow::Break(self.conclude(loss, false));
+        }
+        let hedged = hedge.is_some();
+        let mut go_on = self.lose(loss, is_exercise);
+        if let Some(hedge) = hedge {
+            go_on &= self.lose(hedge, false);
+        }
+        ControlFlow::Continue(Lost {
+            outcome,
+            go_on,
+            hedged,
+        })
     }
 
     /// The next target that may be asked, if there is time.
@@ -387,20 +461,20 @@ where
         (count, least_time)
     }
 
-    /// Makes the request of an attempt. `None` when it was sent already and can be sent only once.
-    fn begin(&mut self, pick: Pick) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
-        let (others, least_time) = self.others();
-        let left = self.until.saturating_duration_since(self.now);
-        let limit = self.inner.config.reserve.limit(left, others, least_time);
-        self.begin_within(pick, self.now + limit, others == 0)
-    }
-
-    fn begin_within(
+    /// Makes the request of an attempt, which may go on until the time given, or for its part of what
+    /// is left. `None` when the request was sent already and can be sent only once.
+    fn begin(
         &mut self,
         pick: Pick,
-        until: Instant,
-        is_last: bool,
+        until: Option<Instant>,
     ) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
+        let (others, least_time) = self.others();
+        let is_last = others == 0;
+        let until = until.unwrap_or_else(|| {
+            let left = self.until.saturating_duration_since(self.now);
+            let reserve = &self.inner.config.reserve;
+            self.now + reserve.limit(left, others, least_time)
+        });
         let Pick {
             target,
             permit,
@@ -412,7 +486,7 @@ where
             config,
             state,
             ..
-        } = self.inner;
+        } = &*self.inner;
         let mut request = match &mut self.source {
             Source::Often(frozen) => P::thaw(frozen),
             Source::Once(request) => request.take()?,
@@ -440,8 +514,8 @@ where
         Some(Begun {
             service: services[target].clone(),
             target,
-            request,
-            report,
+            request: Some(request),
+            report: Some(report),
             place,
             limits: Limits {
                 until,
@@ -453,31 +527,14 @@ where
         })
     }
 
-    /// Asks a target.
-    async fn ask(
-        &mut self,
-        begun: Begun<S, <P as Replay<Req>>::Request, O>,
-    ) -> RoundOf<P, S::Response, C::Stream, O> {
-        let delay = self
-            .inner
-            .config
-            .hedge
-            .and_then(|hedge| hedge.delay(&self.target(begun.target).first_token));
-        if let Some(delay) = delay {
-            // In a box of its own, so that calls that do not hedge are not larger for it.
-            return Box::pin(self.ask_hedged(begun, delay)).await;
-        }
-        let settled = begun.attempt::<C, P>(&self.inner.classify).await;
-        self.settle(settled)
-    }
-
     /// Asks a target, and another one as well if the first one is late.
     async fn ask_hedged(
         &mut self,
-        begun: Begun<S, <P as Replay<Req>>::Request, O>,
+        begun: &mut Begun<S, <P as Replay<Req>>::Request, O>,
         delay: Duration,
     ) -> RoundOf<P, S::Response, C::Stream, O> {
-        let classify = &self.inner.classify;
+        let inner = Arc::clone(&self.inner);
+        let classify = &inner.classify;
         let (at, place) = (begun.at, begun.place);
         let mut first = pin!(begun.attempt::<C, P>(classify));
         let mut timer = pin!(Timer::new(at, at + delay));
@@ -485,7 +542,7 @@ where
             return self.settle(settled);
         }
         self.now = timer.now();
-        let Some(hedge) = self.hedge() else {
+        let Some(mut hedge) = self.hedge() else {
             let settled = first.await;
             return self.settle(settled);
         };
@@ -542,18 +599,18 @@ where
         }
         let mut pick = self.pick()?;
         pick.cause = Cause::Hedge;
-        self.begin(pick)
+        self.begin(pick, None)
     }
 
-    /// Waits and asks the same target again, if that makes sense.
+    /// Waits to ask the same target again, if that makes sense.
     async fn again(
         &mut self,
+        retry: Retry,
         target: usize,
         until: Instant,
         outcome: &Outcome,
         before: u32,
-    ) -> Option<Begun<S, <P as Replay<Req>>::Request, O>> {
-        let retry = self.inner.config.retry?;
+    ) -> Option<Pick> {
         let wait = retry.wait(outcome, before, fastrand::f64())?;
         let at = self.now + wait;
         // Neither time nor budget is spent on one that is ejected or will be limited still.
@@ -563,7 +620,7 @@ where
             State::Throttled => health.due(self.now).is_some_and(|due| due <= at),
             State::Faulting | State::Probing | State::SwitchedOff => false,
         };
-        if at >= until || !may_be_asked || self.is_spent() || !self.pays(Spend::Retry) {
+        if at >= until || !may_be_asked || !self.pays(Spend::Retry) {
             return None;
         }
         self.hold_first().await;
@@ -571,16 +628,12 @@ where
         timer.as_mut().wait().await;
         self.now = timer.now();
         match self.admit(target) {
-            Ok((permit, slot)) => {
-                let pick = Pick {
-                    target,
-                    permit,
-                    slot,
-                    cause: Cause::Retry,
-                };
-                let is_last = self.others().0 == 0;
-                self.begin_within(pick, until, is_last)
-            }
+            Ok((permit, slot)) => Some(Pick {
+                target,
+                permit,
+                slot,
+                cause: Cause::Retry,
+            }),
             Err(skipped) => {
                 self.skip(target, skipped, false);
                 None
@@ -670,10 +723,10 @@ where
         }
         match &self.first {
             None if exercised && !runs_once => {}
-            None => self.first = Some(loss),
+            None => self.first = Some(Box::new(loss)),
             // The same target again: what it said last, if it said anything.
             Some(first) if first.target == loss.target && loss.answer.is_some() => {
-                self.first = Some(loss);
+                self.first = Some(Box::new(loss));
             }
             // What a later target said is dropped before anybody else is asked.
             Some(_) => {}
@@ -684,10 +737,8 @@ where
     /// The first answer is kept for the case that nobody does better. Reading it while it is most
     /// likely there frees its connection.
     async fn hold_first(&mut self) {
-        if let Some(Loss {
-            answer: Some((_, body)),
-            ..
-        }) = &mut self.first
+        if let Some(first) = &mut self.first
+            && let Some((_, body)) = &mut first.answer
             && let Some(kept) = body.take()
         {
             let until = self.until.min(self.now + READ_WITHIN);
@@ -698,7 +749,7 @@ where
     }
 
     fn answered(
-        self,
+        &mut self,
         target: usize,
         head: HeadOf<P, S::Response>,
         body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
@@ -715,7 +766,7 @@ where
 
     /// The answer when nobody did better than `loss`.
     fn conclude(
-        self,
+        &mut self,
         loss: LossOf<P, S::Response>,
         is_final: bool,
     ) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
@@ -736,7 +787,7 @@ where
     }
 
     /// The answer when nobody answered.
-    fn exhausted(mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+    fn exhausted(&mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
         tracing::warn!(name: "backstop.failover.exhausted", attempts = self.attempts);
         let first = self.first.take();
         if let Some(loss) = first
@@ -746,7 +797,7 @@ where
         {
             // A refusal of this very request comes back as it came.
             let is_final = !policy::is_refusal(&loss.outcome);
-            return self.conclude(loss, is_final);
+            return self.conclude(*loss, is_final);
         }
         let outcome = match self.passed_over {
             Some((_, skipped)) => {
@@ -760,14 +811,18 @@ where
         Err(self.fail(outcome, None))
     }
 
-    fn fail(mut self, mut outcome: Outcome, error: Option<BoxError>) -> BoxError {
+    fn fail(&mut self, mut outcome: Outcome, error: Option<BoxError>) -> BoxError {
         if outcome.retry_after().is_none()
             && let Some(wait) = self.soonest()
         {
             outcome = outcome.with_retry_after(wait, HintSource::Local);
         }
         self.finish_trace();
-        Failure::with_source(outcome, Exhausted::new(self.trace, error)).into()
+        Failure::with_source(
+            outcome,
+            Exhausted::new(std::mem::take(&mut self.trace), error),
+        )
+        .into()
     }
 
     /// How long until the first target may be asked again; `None` when one may be asked now or
@@ -793,7 +848,7 @@ where
     }
 
     fn respond(
-        mut self,
+        &mut self,
         target: usize,
         mut head: HeadOf<P, S::Response>,
         body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
@@ -809,7 +864,7 @@ where
             extensions.insert(Served::new(Arc::clone(name), mode, self.attempts));
             self.trace.served = Some(Arc::clone(name));
             self.finish_trace();
-            extensions.insert(self.trace);
+            extensions.insert(std::mem::take(&mut self.trace));
         }
         if is_final {
             P::mark_final(&mut head);

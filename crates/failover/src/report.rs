@@ -68,23 +68,24 @@ impl<O: Observer> Report<O> {
         } = open;
         let name = state.name(target);
         let now = Instant::now();
-        let took = now.saturating_duration_since(started);
         if outcome.is_success() {
             state.shared.succeeded(target, now);
         }
-        state.observer.on_event(&Event::AttemptEnded {
-            target: name,
-            index,
-            outcome,
-            took,
-        });
+        if state.observer.is_enabled() {
+            state.observer.on_event(&Event::AttemptEnded {
+                target: name,
+                index,
+                outcome,
+                took: now.saturating_duration_since(started),
+            });
+        }
         tracing::debug!(
             name: "backstop.failover.attempt_ended",
             model = %name,
             index,
             outcome = outcome.kind().as_str(),
             evidence = outcome.evidence(),
-            took_ms = took.as_millis(),
+            took_ms = now.saturating_duration_since(started).as_millis(),
         );
         if let Some(now_in) = permit.report(now, outcome) {
             state.observer.on_event(&Event::HealthChanged {

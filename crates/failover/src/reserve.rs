@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::ConfigError;
+use crate::{ConfigError, epoch::nanos};
 
 /// How much of the time that is left is kept for the targets that have not been asked yet.
 ///
@@ -11,7 +11,8 @@ pub struct Reserve(Kept);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kept {
-    Share(f64),
+    /// In 2^-32.
+    Share(u32),
     PerTarget(Duration),
 }
 
@@ -27,14 +28,18 @@ impl Reserve {
     ///
     /// When the share is not above 0 and below 1.
     pub fn share(share: f64) -> Result<Self, ConfigError> {
-        if share > 0.0 && share < 1.0 {
-            Ok(Self(Kept::Share(share)))
-        } else {
-            Err(ConfigError::new(
-                "reserve",
-                "a share above 0 and below 1 of the time left",
-            ))
-        }
+        ConfigError::ensure(
+            share > 0.0 && share < 1.0,
+            "reserve",
+            "a share above 0 and below 1 of the time left",
+        )?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "above 0 and below 2^32"
+        )]
+        let share = (share * 2_f64.powi(32)) as u32;
+        Ok(Self(Kept::Share(share)))
     }
 
     /// Keeps this much for each of the other targets. When that is more than there is, the time
@@ -52,7 +57,7 @@ impl Reserve {
         }
         let even = left / others.saturating_add(1);
         let limit = match self.0 {
-            Kept::Share(share) => left.mul_f64(1.0 - share),
+            Kept::Share(share) => left.saturating_sub(Duration::from_nanos(part(left, share))),
             Kept::PerTarget(time) => left.saturating_sub(time.saturating_mul(others)).max(even),
         };
         limit.min(left.saturating_sub(least_time).max(even))
@@ -61,8 +66,14 @@ impl Reserve {
 
 impl Default for Reserve {
     fn default() -> Self {
-        Self(Kept::Share(0.5))
+        Self(Kept::Share(1 << 31))
     }
+}
+
+/// The share of a time, in nanoseconds.
+fn part(time: Duration, share: u32) -> u64 {
+    let part = (u128::from(nanos(time)) * u128::from(share)) >> 32;
+    u64::try_from(part).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

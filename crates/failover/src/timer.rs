@@ -1,7 +1,7 @@
 use std::{
     future::poll_fn,
     pin::{Pin, pin},
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
@@ -36,33 +36,38 @@ impl Timer {
         self.now
     }
 
+    /// Polls `future`, and says when the limit is reached before it is ready.
+    pub(crate) fn poll_race<F: Future>(
+        self: Pin<&mut Self>,
+        future: Pin<&mut F>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<F::Output>> {
+        let mut this = self.project();
+        if let Poll::Ready(output) = future.poll(cx) {
+            // It is only set when something had to wait.
+            if this.sleep.is_some() {
+                *this.now = Instant::now();
+            }
+            return Poll::Ready(Some(output));
+        }
+        if this.sleep.is_none() {
+            this.sleep.set(Some(sleep_until(*this.at)));
+        }
+        let over = this
+            .sleep
+            .as_pin_mut()
+            .is_some_and(|sleep| sleep.poll(cx).is_ready());
+        if over {
+            *this.now = Instant::now();
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+
     /// Waits for `future`, or gives up at the limit and drops it.
     pub(crate) async fn race<F: Future>(mut self: Pin<&mut Self>, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
-        let mut waited = false;
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                if waited {
-                    *self.as_mut().project().now = Instant::now();
-                }
-                return Poll::Ready(Some(output));
-            }
-            waited = true;
-            let mut this = self.as_mut().project();
-            if this.sleep.is_none() {
-                this.sleep.set(Some(sleep_until(*this.at)));
-            }
-            let over = this
-                .sleep
-                .as_pin_mut()
-                .is_some_and(|sleep| sleep.poll(cx).is_ready());
-            if over {
-                *this.now = Instant::now();
-                return Poll::Ready(None);
-            }
-            Poll::Pending
-        })
-        .await
+        poll_fn(|cx| self.as_mut().poll_race(future.as_mut(), cx)).await
     }
 
     /// Waits until the limit.

@@ -179,13 +179,10 @@ fn predict(scripts: &[[Play; 2]], settings: Settings) -> Option<Prediction> {
             if kind == Kind::Rejected || stops {
                 break 'targets;
             }
+            // Who is throttled is not asked before it is over.
             let repeats = matches!(
                 kind,
-                Kind::Unavailable
-                    | Kind::Overloaded
-                    | Kind::NotProcessed
-                    | Kind::Malformed
-                    | Kind::Throttled
+                Kind::Unavailable | Kind::Overloaded | Kind::NotProcessed | Kind::Malformed
             );
             let again = retry < settings.retries && repeats && took + 2 * MS < until;
             let refused = matches!(kind, Kind::ContextTooLong | Kind::ContentFiltered);
@@ -196,8 +193,7 @@ fn predict(scripts: &[[Play; 2]], settings: Settings) -> Option<Prediction> {
             if refused {
                 break 'targets;
             }
-            // Who is throttled is not asked before it is over.
-            if !again || kind == Kind::Throttled {
+            if !again {
                 break;
             }
         }

@@ -49,11 +49,17 @@ impl SharedLimit {
 
     /// The limit, if it is in force.
     #[must_use]
+    #[inline]
     pub fn in_force(&self, now: Instant) -> Option<Limited> {
-        let word = self.shared.until.load(Ordering::Acquire);
-        if word == 0 {
-            return None;
+        match self.shared.until.load(Ordering::Acquire) {
+            // Never limited: the usual case, asked four times for every attempt.
+            0 => None,
+            word => self.until(word, now),
         }
+    }
+
+    #[cold]
+    fn until(&self, word: u64, now: Instant) -> Option<Limited> {
         (word / 2 > self.shared.epoch.nanos(now)).then(|| Limited {
             until: self.shared.epoch.instant(word / 2, now),
             stated: word % 2 == 1,
