@@ -139,7 +139,7 @@ where
 }
 
 fn typed_bare(iterations: u64) {
-    call_typed(|| typed_model(), iterations);
+    call_typed(typed_model, iterations);
 }
 
 fn typed_tower(iterations: u64) {
@@ -163,7 +163,7 @@ fn typed_ours_keyed(iterations: u64) {
 }
 
 fn http_bare(iterations: u64) {
-    call_http(|| http_model(), iterations);
+    call_http(http_model, iterations);
 }
 
 fn http_tower(iterations: u64) {
@@ -195,7 +195,7 @@ fn http_ours_reserve(iterations: u64) {
 }
 
 fn read_bare(iterations: u64) {
-    read_http(|| http_model(), iterations);
+    read_http(http_model, iterations);
 }
 
 fn read_tower(iterations: u64) {
