@@ -7,7 +7,7 @@ use backstop_core::{ClassifyStream, End, Headroom, Kind, Outcome};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{ClassifyHttp, Dialect, Provider, headroom, hints};
@@ -204,24 +204,30 @@ impl Record {
     /// `same_target_retry`, `because`.
     #[must_use]
     pub fn verdict(&self, outcome: &Outcome) -> String {
-        let mut line = Map::new();
-        line.insert("id".into(), self.id.clone());
-        line.insert("kind".into(), kind_word(outcome.kind()).into());
-        line.insert(
-            "retry_after_ms".into(),
-            retry_after_ms(outcome).map_or(Value::Null, Value::from),
-        );
-        let scope = if outcome.is_success() {
-            Value::Null
-        } else {
-            outcome.scope().as_str().into()
+        let verdict = Verdict {
+            id: &self.id,
+            kind: kind_word(outcome.kind()),
+            retry_after_ms: retry_after_ms(outcome),
+            scope: Some(outcome.scope().as_str()).filter(|_| !outcome.is_success()),
+            failover: outcome.may_fail_over(),
+            same_target_retry: outcome.may_repeat(),
+            because: outcome.evidence(),
         };
-        line.insert("scope".into(), scope);
-        line.insert("failover".into(), outcome.may_fail_over().into());
-        line.insert("same_target_retry".into(), outcome.may_repeat().into());
-        line.insert("because".into(), outcome.evidence().into());
-        Value::Object(line).to_string()
+        // Text, numbers and what was read as JSON: nothing that can fail to be written.
+        serde_json::to_string(&verdict).unwrap_or_default()
     }
+}
+
+/// A verdict, in the order in which its keys are written.
+#[derive(Serialize)]
+struct Verdict<'a> {
+    id: &'a Value,
+    kind: &'static str,
+    retry_after_ms: Option<u64>,
+    scope: Option<&'static str>,
+    failover: bool,
+    same_target_retry: bool,
+    because: &'static str,
 }
 
 /// The wait in whole milliseconds, rounded to the nearest.
@@ -381,6 +387,8 @@ mod tests {
         for (line, reason) in [
             ("{", "the line is not a record in JSON"),
             ("{\"id\":1}", "the line is not a record in JSON"),
+            ("[]", "the line is not a record in JSON"),
+            ("{\"status\":\"x\"}", "the line is not a record in JSON"),
             ("{\"status\":7}", "`status` is no HTTP status"),
             (
                 "{\"status\":200,\"body_b64\":\"*\"}",
@@ -397,10 +405,11 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_keeps_the_id_as_it_is() {
+    fn the_verdict_has_its_keys_in_order_and_keeps_the_id_as_it_is() {
         let record = Record::from_json(r#"{"id":{"a":[1]},"status":503}"#).unwrap();
         let verdict = record.verdict(&record.classify());
-        assert!(verdict.contains(r#""id":{"a":[1]}"#), "{verdict}");
+        let expected = r#"{"id":{"a":[1]},"kind":"unavailable","retry_after_ms":null,"scope":"provider","failover":true,"same_target_retry":true,"because":"status of a failing server"}"#;
+        assert_eq!(verdict, expected);
         let success = Outcome::success();
         assert!(record.verdict(&success).contains(r#""scope":null"#));
     }
