@@ -394,7 +394,9 @@ where
 }
 
 /// Passes a response on, or begins to read its error body.
-#[inline]
+///
+/// Inlined into its only caller, so that a response is not moved once more.
+#[inline(always)]
 #[expect(
     clippy::type_complexity,
     reason = "the types follow from the traits, and are named here alone"

@@ -14,7 +14,22 @@
 //! * **Returns.** After a limit, one request goes first, and the number that may follow doubles in
 //!   every step of the ramp ([`DEFAULT_RAMP`]). A refusal among them starts over.
 //!
-//! The memory is read without a lock, and three loads tell that nothing is limited.
+//! * **Acts early**, if asked to ([`RateLimitBuilder::shift_below`]): when answers state that little
+//!   is left, the target is reported as [`NearlyLimited`], requests that have another target are sent
+//!   on to it, and the only target is paced rather than refused.
+//!
+//! The memory is read without a lock, and three loads tell that nothing is limited. While that is so
+//! nothing is allocated and the clock is not read. [`RateLimitHandle`] reads it and resets it.
+//!
+//! # Limits of it
+//!
+//! * One layer is one target, and its memory is that of one process. Several processes each learn
+//!   from their own refusals; jitter keeps them from returning together.
+//! * A response with a success status is passed on before its body is read. What the body says is
+//!   remembered when it has passed, but it cannot be attached to the response.
+//! * It does not enforce limits of your own: put a limiter such as `governor` outside of it.
+//! * Its place is directly around what speaks to the provider, inside of retries and failover, with
+//!   a limit of time further in: a service that is never ready keeps a request waiting.
 //!
 //! ```
 //! use std::time::Duration;
@@ -54,6 +69,7 @@
 //! [`Outcome`]: backstop_core::Outcome
 //! [`Headroom`]: backstop_core::Headroom
 //! [`Failure`]: backstop_core::Failure
+//! [`NearlyLimited`]: backstop_core::NearlyLimited
 
 mod body;
 mod config;

@@ -123,9 +123,9 @@ impl State {
 
     /// Whether nothing at all is remembered: three loads, no clock.
     pub(crate) fn is_open(&self) -> bool {
-        self.words
-            .iter()
-            .all(|word| word.load(Ordering::Acquire) == 0)
+        let [throttled, quota, overloaded] = &self.words;
+        let load = |word: &AtomicU64| word.load(Ordering::Acquire);
+        load(throttled) | load(quota) | load(overloaded) == 0
     }
 
     /// The limit that is remembered and lasts the longest, in force or over.

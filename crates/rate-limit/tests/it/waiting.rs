@@ -5,9 +5,12 @@ use std::{sync::Arc, task::Poll, time::Duration};
 use backstop_core::{Deadline, Http, Kind, outcome_of};
 use backstop_rate_limit::{BytesPerToken, OneKey, RateLimit, RateLimitLayer};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 use tokio_test::{assert_pending, assert_ready, task};
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::support::{Log, Model, TestClassify, refusal, request};
 
@@ -311,4 +314,97 @@ async fn a_place_given_back_after_the_wait_is_used_by_the_next() {
     };
     assert_eq!(answer.expect("sent").status(), 200);
     assert_eq!(log.count("released"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_noticed_while_the_service_is_not_ready_holds() {
+    // Three requests are let through after the limit; the service takes one at a time.
+    let model = Model::script([refusal(Some(2), "slow"), refusal(Some(50), "slow")]);
+    let permits = Arc::new(Semaphore::new(1));
+    let inner = ServiceBuilder::new()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(
+            Arc::clone(&permits),
+        ))
+        .service(model.clone());
+    let service = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .ramp(Duration::ZERO)
+        .build()
+        .expect("valid")
+        .layer(inner);
+    service.clone().oneshot(request()).await.expect("refused");
+    tokio::time::advance(2 * SECOND).await;
+    let busy = permits.clone().acquire_owned().await.expect("open");
+    let mut calls: Vec<_> = (0..3)
+        .map(|_| task::spawn(service.clone().oneshot(request())))
+        .collect();
+    for call in &mut calls {
+        assert_pending!(call.poll());
+    }
+    drop(busy);
+    let answers = join_all(calls.into_iter().map(task::Spawn::into_inner)).await;
+    assert_eq!(model.asked(), 2, "the second refusal stops the others");
+    let refused = answers.iter().filter(|answer| answer.is_err()).count();
+    assert_eq!(refused, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_left_the_line_is_not_waited_for() {
+    let (model, log) = (two_seconds(), Log::default());
+    // There is time for two: at two and at three seconds.
+    let service = limited(&model, 3 * SECOND, &log).await;
+    let line_up = || task::spawn(service.clone().oneshot(request()));
+    let mut waiting = [line_up(), line_up()];
+    for call in &mut waiting {
+        assert_pending!(call.poll());
+    }
+    assert!(assert_ready!(line_up().poll()).is_err(), "too late");
+    drop(waiting);
+    let mut next = [line_up(), line_up()];
+    for call in &mut next {
+        assert_pending!(call.poll());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_wakes_in_vain() {
+    let (model, log) = (two_seconds(), Log::default());
+    let service = limited(&model, 60 * SECOND, &log).await;
+    let mut waiting: Vec<_> = (0..10)
+        .map(|_| task::spawn(service.clone().oneshot(request())))
+        .collect();
+    for call in &mut waiting {
+        assert_pending!(call.poll());
+    }
+    tokio::time::advance(2 * SECOND).await;
+    let woken: Vec<bool> = waiting.iter().map(task::Spawn::is_woken).collect();
+    assert!(woken[0] && !woken[1..].contains(&true), "{woken:?}");
+    assert!(assert_ready!(waiting[0].poll()).is_ok());
+    assert!(waiting[1].is_woken() && !waiting[2].is_woken());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_sleep_hear_of_a_refusal_when_it_comes() {
+    let model = Model::script([refusal(Some(2), "slow"), refusal(Some(50), "slow")]);
+    let slow = service_fn(move |request| {
+        let answer = model.clone().oneshot(request);
+        async move {
+            sleep(SECOND / 2).await;
+            answer.await
+        }
+    });
+    let service = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .wait_up_to(10 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(slow);
+    service.clone().oneshot(request()).await.expect("refused");
+    let start = Instant::now();
+    let answers = join_all((0..3).map(|_| {
+        let call = service.clone().oneshot(request());
+        async move { (call.await.is_ok(), (Instant::now() - start).as_millis()) }
+    }))
+    .await;
+    assert_eq!(answers, [(true, 2_500), (false, 2_500), (false, 2_500)]);
 }
