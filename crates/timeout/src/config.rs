@@ -295,11 +295,11 @@ impl ConfigError {
         Self { field, problem }
     }
 
-    pub(crate) const fn check(field: &'static str, limit: Duration) -> Result<(), Self> {
+    pub(crate) fn check(field: &'static str, limit: Duration) -> Result<(), Self> {
         if limit.is_zero() {
             return Err(Self::new(field, Problem::Zero));
         }
-        if limit.as_nanos() > MAX_LIMIT.as_nanos() {
+        if limit > MAX_LIMIT {
             return Err(Self::new(field, Problem::Infinite));
         }
         Ok(())

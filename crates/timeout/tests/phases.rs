@@ -12,7 +12,9 @@ use std::{
 };
 
 use backstop_core::{BoxError, Deadline, Http, Observer, TimeLimits, outcome_of};
-use backstop_timeout::{Elapsed, Floor, Limits, MAX_LIMIT, Phase, TimeoutLayer};
+use backstop_timeout::{
+    ConnectTimeoutLayer, Elapsed, Floor, Limits, MAX_LIMIT, Phase, TimeoutLayer,
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -458,6 +460,10 @@ async fn seen<O: Observer>(layer: &Layered<O>, request: Req) -> Option<Duration>
     let now = Instant::now().into_std();
     let tell = service_fn(|request: Req| {
         let seen = request.extensions().get::<Deadline>().copied();
+        assert!(
+            request.headers().is_empty(),
+            "nothing of it goes on the wire"
+        );
         let mut response = Response::new(Script::new(&[], Then::Ends));
         response.extensions_mut().insert(seen);
         ready(Ok::<_, Infallible>(response))
@@ -569,6 +575,43 @@ async fn the_observer_hears_every_phase() {
         waited: secs(10),
     };
     assert_eq!(log.take()[3..], [(Phase::Idle, stalled)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn connecting_is_limited_and_heard() {
+    let log = Log::default();
+    let layer = ConnectTimeoutLayer::new(secs(5))
+        .unwrap()
+        .target("model")
+        .observer(log.clone());
+    let connector = |takes| {
+        service_fn(move |()| async move {
+            sleep(takes).await;
+            Ok::<_, Infallible>("a connection")
+        })
+    };
+    let made = layer.layer(connector(secs(2))).oneshot(()).await;
+    assert_eq!(made.unwrap(), "a connection");
+    let start = Instant::now();
+    let error = layer
+        .layer(connector(secs(9)))
+        .oneshot(())
+        .await
+        .unwrap_err();
+    assert_eq!(Instant::now(), start + secs(5));
+    assert!(find(&error).is_connect());
+    let (limit, waited) = (secs(5), secs(5));
+    assert_eq!(
+        log.take(),
+        [
+            (Phase::Connect, Heard::Ended { took: secs(2) }),
+            (Phase::Connect, Heard::TimedOut { limit, waited }),
+        ]
+    );
+    for refused in [Duration::ZERO, Duration::MAX] {
+        let error = ConnectTimeoutLayer::new(refused).unwrap_err();
+        assert_eq!(error.field(), "connect");
+    }
 }
 
 /// The body of a refusal, or of whatever the classifier knows without reading it: any data counts.
