@@ -101,15 +101,21 @@ where
     type Future = ResponseFuture<S::Future, Req, P, C, O, C::Call>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if let Readiness::TooLate(_) = self.readiness {
-            return Poll::Ready(Ok(()));
-        }
         if let Poll::Ready(result) = self.inner.poll_ready(cx) {
-            if let Readiness::Waiting { since, .. } = self.readiness {
-                let took = Instant::now().saturating_duration_since(since);
-                self.readiness = Readiness::After(took);
+            match self.readiness {
+                Readiness::AtOnce | Readiness::After(_) => {}
+                Readiness::Waiting { since, .. } => {
+                    let took = Instant::now().saturating_duration_since(since);
+                    self.readiness = Readiness::After(took);
+                }
+                // What was too late for a call that was not made is in time for the next.
+                Readiness::TooLate(_) => self.readiness = Readiness::AtOnce,
             }
             return Poll::Ready(result.map_err(Into::into));
+        }
+        if let Readiness::TooLate(_) = self.readiness {
+            self.give_back();
+            return Poll::Ready(Ok(()));
         }
         let limit = self.shared.limits.ready;
         if !matches!(self.readiness, Readiness::Waiting { .. }) {

@@ -219,6 +219,22 @@ async fn a_place_in_the_queue_is_given_back_before_the_call_is_refused() {
     assert_ready_ok!(waiting.poll());
 }
 
+/// Nobody made the call that would have been refused; the next caller asks anew.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_nobody_fetched_does_not_outlive_its_cause() {
+    let layer = typed(Limits::unlimited().ready(secs(10)));
+    let limit = GlobalConcurrencyLimitLayer::new(1);
+    let mut first = limit.layer(Silent);
+    let under_way = first.ready().await.unwrap().call("first");
+    let mut second = layer.layer(limit.layer(Silent));
+    second.ready().await.unwrap();
+
+    drop(under_way);
+    second.ready().await.unwrap();
+    let mut call = task::spawn(second.call("second"));
+    assert_pending!(call.poll(), "it is sent, not refused");
+}
+
 #[tokio::test(start_paused = true)]
 async fn readiness_that_came_in_time_is_told() {
     let log = Log::default();
