@@ -4,9 +4,10 @@ mod support;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use backstop_core::{Event, Kind, Mode, Observer, Phase, Served, TimeLimits};
+use backstop_core::{Event, Kind, Mode, Observer, Outcome, Phase, Served, TimeLimits};
 use backstop_failover::{
-    Cause, Considered, Failover, FailoverBuilder, Force, Hedge, Retry, SkipReason, Target, Trace,
+    Cause, Considered, Failover, FailoverBuilder, Force, Hedge, Judged, Retry, SkipReason, Target,
+    Trace,
     admission::{Admission, AdmissionConfig},
     budget::{Budget, BudgetConfig},
     guards::{Guards, Kinds, Needs},
@@ -14,7 +15,9 @@ use backstop_failover::{
     plan::{Affinity, LeastFirstToken, Rendezvous, Sticky},
 };
 use http::Request;
-use support::{Ending, Head, Incoming, Model, Play, Toy, outcome, parking::Shared, read, request};
+use support::{
+    Ending, Head, Incoming, Model, Play, Toy, ToyStream, outcome, parking::Shared, read, request,
+};
 use tokio::time::{Instant, advance, sleep};
 use tower::ServiceExt;
 
@@ -774,4 +777,35 @@ fn it_is_send_and_sync() {
     is(&failover);
     is(&failover.handle());
     is(&Trace::default());
+}
+
+// === bad answers ===
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_that_is_judged_bad_fails_over_and_a_begun_one_does_not() {
+    let cases: [(&[&'static str], usize, &[u8]); 4] = [
+        // Whole in one piece, or without a token before its end.
+        (&["kk."], 1, b"kt."),
+        (&["k", "k", "."], 1, b"kt."),
+        (&["tkk."], 1, b"kt."),
+        // It has begun before it was whole.
+        (&["t", "kk."], 0, b"tkk."),
+    ];
+    for (pieces, winner, bytes) in cases {
+        let models = [
+            Model::new([Play::stream(pieces)]),
+            Model::new([Play::stream(&["kt."])]),
+        ];
+        let classify = Judged::new(Toy, |_: &ToyStream, body: &[u8]| {
+            body.ends_with(b"kk.")
+                .then(|| Outcome::new(Kind::Malformed).with_evidence("too little said"))
+        });
+        let failover = Failover::builder(classify)
+            .build(targets(&[&models[0], &models[1]]))
+            .unwrap();
+        let response = failover.oneshot(request()).await.unwrap();
+        assert_eq!(*served(&response).target, *format!("model-{winner}"));
+        let (read, error) = read(response.into_body()).await;
+        assert_eq!((&read[..], error.is_none()), (bytes, true));
+    }
 }
