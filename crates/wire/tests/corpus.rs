@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use backstop_wire::record::Record;
+use backstop_wire::{Provider, record::Record};
 use serde_json::Value;
 
 /// How many of the records agree with what is expected of them.
@@ -58,9 +58,13 @@ impl Score {
 }
 
 fn score(text: &str) -> Score {
+    score_as(text, |record| record)
+}
+
+fn score_as(text: &str, change: impl Fn(Record) -> Record) -> Score {
     let mut score = Score::default();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        let record = Record::from_json(line).expect("a record");
+        let record = change(Record::from_json(line).expect("a record"));
         let verdict = record.verdict(&record.classify());
         let line: Value = serde_json::from_str(line).expect("JSON");
         score.add(&line, &serde_json::from_str(&verdict).expect("JSON"));
@@ -100,6 +104,22 @@ fn agrees_with_the_shared_corpus() {
     assert!(score.share(score.scope) >= 0.95);
     assert!(score.share(score.failover) >= 0.95);
     assert!(score.share(score.same_target_retry) >= 0.95);
+}
+
+/// Whose answer it is must help, and must not be needed.
+#[test]
+fn an_unknown_provider_gets_a_sound_answer() {
+    let Some(folder) = shared() else {
+        println!("no shared corpus on this machine");
+        return;
+    };
+    let text = fs::read_to_string(folder.join("failures.jsonl")).expect("the corpus");
+    let score = score_as(&text, |record| record.with_provider(Provider::Unknown));
+    println!("{score:#?}");
+    assert!(score.share(score.kind) >= 0.95);
+    assert!(score.share(score.retry_after) >= 0.98);
+    assert!(score.share(score.scope) >= 0.90);
+    assert!(score.share(score.failover) >= 0.95);
 }
 
 #[test]

@@ -59,7 +59,13 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("anthropic: api_error", ERRORS)
             .on(&[5, NONE])
             .words(&["api_error"])
-            .but_not(&["overloaded", "at capacity", "context"])
+            .but_not(&[
+                "overloaded",
+                "at capacity",
+                "context",
+                "balance",
+                "maximum output",
+            ])
             .says(DOWN),
         Rule::new("anthropic: content filtering policy", ERRORS)
             .on(&[400, NONE])

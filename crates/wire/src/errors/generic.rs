@@ -78,6 +78,7 @@ pub(super) const PHRASES: &[Rule] = &[
             "weekly limit",
             "usage limit",
             "per 86400s",
+            "per-day",
         ])
         .says(QUOTA_ACCOUNT),
     // The window.
@@ -163,7 +164,7 @@ pub(super) const PHRASES: &[Rule] = &[
             "model is not available",
             "model_not_found",
         ])
-        .but_not(&["image_url", "file "])
+        .but_not(&["image_url", "file ", "is not ready"])
         .says(NOT_FOUND),
     // Keys.
     Rule::new("message: the key is refused", SEEN)
@@ -204,6 +205,18 @@ pub(super) const PHRASES: &[Rule] = &[
         .on(&[400, 404, 405, 415, 422, 500, 501, NONE])
         .text(UNSUPPORTED_PHRASES)
         .says(UNSUPPORTED),
+    // A gateway that calls the model's refusal its own failure.
+    Rule::new("message: more output tokens than the model allows", SEEN)
+        .on(&[5])
+        .text(&[
+            "maximum output tokens",
+            "maximum allowed number of output tokens",
+        ])
+        .says(WRONG),
+    Rule::new("message: more memory than there is", SEEN)
+        .on(&[5, NONE])
+        .text(&["requires more system memory"])
+        .says(DOWN_MODEL.with_repeat(false)),
     // Capacity and rates. Not under 400 and 422, where such words are an echo.
     Rule::new("message: still loading", SEEN)
         .on(&[404, 409, 425, 429, 5, NONE])
@@ -451,7 +464,8 @@ pub(super) const fn by_status(status: u16) -> Outcome {
         400 | 405 | 406 | 411 | 412 | 416 | 417 | 422 | 428 => {
             WRONG.with_evidence("status of a wrong request")
         }
-        401 | 407 => AUTH_KEY.with_evidence("status 401"),
+        // 498 is an invalid token where it comes without more (Esri, Cohere).
+        401 | 407 | 498 => AUTH_KEY.with_evidence("status 401"),
         402 => QUOTA_ACCOUNT.with_evidence("status 402"),
         403 => AUTH_KEY.with_evidence("status 403"),
         404 | 410 => NOT_FOUND.with_evidence("status 404"),

@@ -7,6 +7,7 @@ const RESPONSES: &str =
     "https://platform.openai.com/docs/api-reference/responses/object (error.code)";
 const LIMITS: &str = "https://platform.openai.com/docs/guides/rate-limits";
 const AZURE: &str = "https://learn.microsoft.com/azure/ai-services/openai/quotas-limits";
+const PROXY: &str = "https://docs.litellm.ai/docs/proxy/users";
 const PARAMETERS: &str = "the providers' API references; docs/wire.md";
 const GROQ: &str = "https://console.groq.com/docs/errors";
 
@@ -15,6 +16,9 @@ pub(super) const TYPED: &[Rule] = &[
     Rule::new("code insufficient_quota", CODES)
         .words(&["insufficient_quota"])
         .says(QUOTA_ACCOUNT),
+    Rule::new("code of a proxy's budget for the key", PROXY)
+        .words(&["budget_exceeded"])
+        .says(QUOTA_KEY),
     Rule::new("code for a spent budget or inactive billing", CODES)
         .words(&[
             "billing_hard_limit_reached",
@@ -24,7 +28,6 @@ pub(super) const TYPED: &[Rule] = &[
             "insufficient_credits",
             "insufficient_funds",
             "insufficient_user_quota",
-            "budget_exceeded",
             "quota_exhausted",
             "out_of_credits",
             "payment_required",
@@ -315,6 +318,7 @@ pub(super) const OVERLOADED: &[&str] = &[
     "is busy",
     "resource exhausted. please try again later",
     "maximum pending requests exceeded",
+    "total request limit reached",
     "max queue size",
     "engine is currently",
 ];
