@@ -39,7 +39,20 @@ pub struct Guards {
 /// What one request needs of a target; a typed request extension.
 ///
 /// Failover knows nothing of what a request says but its size. Who does, a layer outside, states
-/// the rest here.
+/// the rest here:
+///
+/// ```
+/// use backstop_failover::guards::Needs;
+/// use tower::ServiceBuilder;
+///
+/// let stating_needs = ServiceBuilder::new().map_request(|mut request: http::Request<String>| {
+///     if request.body().contains(r#""tools":"#) {
+///         request.extensions_mut().insert(Needs::default().tools());
+///     }
+///     request
+/// });
+/// # let _ = stating_needs;
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Needs {
     bytes: Option<u64>,
