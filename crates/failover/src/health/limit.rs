@@ -12,8 +12,9 @@ use crate::{
 /// The memory of one limit. Clones share it.
 ///
 /// Each target has one per scope. Targets that have a credential, an account or a provider in
-/// common are given the same one for it ([`Health::sharing`](super::Health::sharing)), so that a
-/// spent quota is learnt once.
+/// common are given the same one for it
+/// ([`HealthBuilder::sharing`](super::HealthBuilder::sharing)), so that a spent quota is learnt
+/// once.
 #[derive(Clone, Default)]
 pub struct SharedLimit {
     shared: Arc<Shared>,
