@@ -23,6 +23,10 @@ pub(crate) type Client = HyperClient<ConnectTimeout<HttpsConnector<HttpConnector
 /// (AWS load balancers: 60 s), so that it is not closed while a request is on its way.
 const IDLE: Duration = Duration::from_secs(50);
 
+/// How often a connection is probed, so that one that a firewall forgot is noticed: HTTP/2 while
+/// requests are under way on it, TCP while nothing else is sent.
+const PING: Duration = Duration::from_secs(20);
+
 /// What TLS connections trust: the platform's certificates.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls(ClientConfig);
@@ -57,6 +61,7 @@ impl Tls {
         tcp.enforce_http(false);
         // Without it the second of two small writes waits for the reader's acknowledgement.
         tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(PING));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(self.0.clone())
             .https_or_http()
@@ -67,6 +72,7 @@ impl Tls {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            .http2_keep_alive_interval(PING)
             .build(ConnectTimeoutLayer::new(connect)?.layer(connector)))
     }
 }

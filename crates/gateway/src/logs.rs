@@ -5,8 +5,8 @@ use tracing_subscriber::{EnvFilter, Layer as _, filter::filter_fn, layer::Subscr
 
 /// Starts logging to stderr as `RUST_LOG` says, at `info` without it.
 ///
-/// Whatever it says, the HTTP and TLS libraries are heard at `info` at most: at `trace` h2 and
-/// hyper write headers, keys included, and URLs.
+/// Whatever it says, other libraries are heard at `info` at most. At `trace` they tell of frames,
+/// headers and addresses, and which of it they show is theirs to change with any version.
 pub(crate) fn start() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer()

@@ -51,7 +51,7 @@ impl<W: Write> View<W> {
              {:width$}└─► backup  {backup}",
             self.style(Style::Bold, "A primary that fails, and nobody notices"),
             "",
-            width = gateway.to_string().chars().count() + 31,
+            width = gateway.to_string().chars().count() + 30,
         ));
     }
 

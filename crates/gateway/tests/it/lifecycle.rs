@@ -116,3 +116,46 @@ async fn a_head_that_is_too_large_is_refused() {
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"));
     assert_eq!(primary.log().len(), 0);
 }
+
+/// Two proxies that disagree on where a request ends can be made to serve one caller's request as
+/// another's (RFC 9112 section 11.2). What is sent on is framed anew, and these are the inputs.
+#[tokio::test]
+async fn a_request_of_two_lengths_never_becomes_two() {
+    let kind = KINDS[1];
+    let body = kind.question("chat");
+    let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let smuggled = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}";
+    for (headers, sent) in [
+        // Both: the chunks count, and the connection ends.
+        ("content-length: 4\r\ntransfer-encoding: chunked", &*chunked),
+        ("transfer-encoding: chunked\r\ncontent-length: 4", &chunked),
+        ("content-length: 4\r\ncontent-length: 6", &body),
+        ("content-length: 4, 6", &body),
+        ("content-length: +4", &body),
+        ("transfer-encoding: chunked, identity", &chunked),
+        ("transfer-encoding: xchunked", &chunked),
+        ("transfer-encoding : chunked", &chunked),
+        ("x: y\r\n transfer-encoding: chunked", &chunked),
+    ] {
+        let (primary, backup, gateway) = trio(kind).await;
+        let mut socket = tokio::net::TcpStream::connect(gateway.address)
+            .await
+            .unwrap();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n",
+            kind.path()
+        );
+        let _ = socket
+            .write_all(format!("{head}{sent}{smuggled}").as_bytes())
+            .await;
+        let _ = socket.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer).await;
+        let asked = primary.log().exchanges();
+        assert!(asked.len() <= 1, "{headers}");
+        assert_eq!(backup.log().len(), 0);
+        for asked in asked {
+            assert_eq!(asked.body, kind.question("large"), "{headers}");
+        }
+    }
+}

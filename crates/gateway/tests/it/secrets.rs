@@ -62,6 +62,8 @@ async fn nothing_secret_is_logged_at_trace() {
             assert!(log.contains("answered"), "{log}");
             for line in log.lines() {
                 assert!(!line.contains("canary"), "{line}");
+                let is_other = line.contains(" TRACE ") || line.contains(" DEBUG ");
+                assert!(!is_other || line.contains("backstop"), "{line}");
             }
         }
     }
