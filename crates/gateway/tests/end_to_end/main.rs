@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod cached;
 mod leaving;
 mod sdk;
 mod support;

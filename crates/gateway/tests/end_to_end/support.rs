@@ -101,11 +101,23 @@ impl Gateway {
     /// Serves the model `chat` by these targets in turn, each asked for the model `model-of-NAME`
     /// with the key `sk-of-NAME`.
     pub(crate) async fn start(api: Api, targets: &[Target<'_>]) -> Self {
+        Self::start_with(api, targets, "", &[]).await
+    }
+
+    /// The same with more in the configuration, after the table of the model, and in the
+    /// environment.
+    pub(crate) async fn start_with(
+        api: Api,
+        targets: &[Target<'_>],
+        more: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("backstop.toml");
-        std::fs::write(&file, configuration(api, targets)).unwrap();
+        std::fs::write(&file, configuration(api, targets) + more).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
         command.args(["serve", "--config"]).arg(&file);
+        command.envs(environment.iter().copied());
         command.env("RUST_LOG", "info").kill_on_drop(true);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         for Target { name, .. } in targets {
@@ -195,9 +207,14 @@ pub(crate) fn question(api: Api, gateway: &Gateway, stream: bool) -> Value {
 
 impl Sdk {
     pub(crate) fn start() -> Self {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end/ask.py");
+        Self::run("ask.py")
+    }
+
+    /// Runs a script of this folder that answers a line of JSON with another.
+    pub(crate) fn run(script: &str) -> Self {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/end_to_end");
         let mut command = Command::new(python());
-        command.arg(script).kill_on_drop(true);
+        command.arg(format!("{folder}/{script}")).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         Self {
@@ -208,6 +225,11 @@ impl Sdk {
     }
 
     pub(crate) async fn ask(&mut self, question: &Value) -> Answer {
+        serde_json::from_value(self.tell(question).await).unwrap()
+    }
+
+    /// Sends a line of JSON and reads one.
+    pub(crate) async fn tell(&mut self, question: &Value) -> Value {
         let line = format!("{question}\n");
         self.questions.write_all(line.as_bytes()).await.unwrap();
         let answer = timeout(PATIENCE, self.answers.next_line()).await;
