@@ -16,7 +16,34 @@
 //! * The caller's own faults reach the caller unchanged and nobody else is asked. If all targets
 //!   fail, the caller gets the first one's answer, unchanged but for the mark that trying again is
 //!   of no use; if it gave none, a [`Failure`](backstop_core::Failure) with its outcome.
-//! * Who answered is told by the response extension [`Served`](backstop_core::Served).
+//! * Who is asked, and in which order, follows from a [plan], the targets' [guards],
+//!   [health] and [admission]. The last usable target is never left alone. What
+//!   is done beyond the first attempt is paid from a [budget].
+//! * Off by default: asking the same target again ([`Retry`]), asking the next one while the first
+//!   is late ([`Hedge`]), trying out the backups with a share of the calls
+//!   ([`exercise`](FailoverBuilder::exercise)), judging whole answers ([`Judged`]).
+//! * Who answered is told by the response extension [`Served`](backstop_core::Served), and every
+//!   target that was thought of, with the reason and the times, by [`Trace`], which is also in the
+//!   chain of an error. [`FailoverHandle`] shows the targets and takes an operator's orders.
+//!
+//! The healthy path takes no lock and starts no task. Targets are shared between calls by
+//! reference, so services must be `Sync`; box others with `tower::util::BoxCloneSyncService`.
+//!
+//! # Events
+//!
+//! `tracing` events have stable names; `model` is the target's name.
+//!
+//! | name | level | when |
+//! |---|---|---|
+//! | `backstop.failover.attempt_started` | trace | an attempt is about to be sent |
+//! | `backstop.failover.attempt_ended` | debug | an attempt is over, at the end of its body |
+//! | `backstop.failover.target_skipped` | debug | a target was not asked, with the reason |
+//! | `backstop.failover.rescued` | info | another target than the first one answered |
+//! | `backstop.failover.health_changed` | info | a target was ejected, is limited or is back |
+//! | `backstop.failover.budget_spent` | info | the budget did not pay for something |
+//! | `backstop.failover.exhausted` | warn | nobody answered |
+//!
+//! # Example
 //!
 //! ```
 //! use backstop_core::{BoxError, ClassifyErrors, Typed};
