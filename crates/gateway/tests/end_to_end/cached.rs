@@ -235,6 +235,8 @@ async fn replicas_share_answers_and_limits_and_go_on_without_redis() {
     // Without Redis: no kept answer, and no trouble either.
     drop(redis);
     backup.always(Reply::healthy());
+    // That the backup was overloaded is remembered for a second.
+    sleep(Duration::from_millis(1500)).await;
     for gateway in [&one, &other] {
         let answer = sdk.tell(&question(api, gateway, "tenant-c", false)).await;
         assert_eq!(answer["text"], backup.text(), "{answer}");
