@@ -418,6 +418,7 @@ where
             name: "backstop.failover.target_skipped",
             model = %name,
             reason = skipped.reason.as_str(),
+            "target skipped",
         );
         self.trace.push(name, Considered::Skipped(skipped.reason));
         self.went_wrong.skipped(skipped.reason);
@@ -650,7 +651,11 @@ where
                 .state
                 .observer
                 .on_event(&Event::BudgetSpent { on: spend.as_str() });
-            tracing::info!(name: "backstop.failover.budget_spent", on = spend.as_str());
+            tracing::info!(
+                name: "backstop.failover.budget_spent",
+                on = spend.as_str(),
+                "the budget is spent",
+            );
         }
         self.trace.budget_left = Some(budget.balance(self.now));
         pays
@@ -759,6 +764,7 @@ where
                 name: "backstop.failover.rescued",
                 model = %self.inner.state.name(target),
                 attempts = self.attempts,
+                "another target answered",
             );
         }
         self.respond(target, head, body, false)
@@ -788,7 +794,11 @@ where
 
     /// The answer when nobody answered.
     fn exhausted(&mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
-        tracing::warn!(name: "backstop.failover.exhausted", attempts = self.attempts);
+        tracing::warn!(
+            name: "backstop.failover.exhausted",
+            attempts = self.attempts,
+            "no target answered",
+        );
         let first = self.first.take();
         if let Some(loss) = first
             && self.passed_over.is_none_or(|(target, skipped)| {

@@ -38,7 +38,12 @@ impl<O: Observer> Report<O> {
             target: name,
             index,
         });
-        tracing::trace!(name: "backstop.failover.attempt_started", model = %name, index);
+        tracing::trace!(
+            name: "backstop.failover.attempt_started",
+            model = %name,
+            index,
+            "attempt started",
+        );
         Self {
             open: Some(Open {
                 state: Arc::clone(state),
@@ -86,6 +91,7 @@ impl<O: Observer> Report<O> {
             outcome = outcome.kind().as_str(),
             evidence = outcome.evidence(),
             took_ms = now.saturating_duration_since(started).as_millis(),
+            "attempt ended",
         );
         if let Some(now_in) = permit.report(now, outcome) {
             state.observer.on_event(&Event::HealthChanged {
@@ -96,6 +102,7 @@ impl<O: Observer> Report<O> {
                 name: "backstop.failover.health_changed",
                 model = %name,
                 state = now_in.as_str(),
+                "health changed",
             );
         }
     }

@@ -177,6 +177,8 @@ impl Gateway {
             Err(never) => match never {},
         };
         let (mut head, body) = response.into_parts();
+        // How the target was spoken to is no business of this connection.
+        head.version = http::Version::default();
         let served: Option<Served> = head.extensions.remove();
         let trace: Option<Trace> = head.extensions.remove();
         dress(&mut head.headers, served.as_ref(), trace.as_ref());
