@@ -9,6 +9,7 @@ mod cli;
 mod client;
 mod config;
 mod demo;
+mod judge;
 mod logs;
 mod needs;
 mod reply;

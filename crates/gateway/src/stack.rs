@@ -11,7 +11,7 @@ use backstop_core::{
     BoxError, CarryExtensions, FrozenRequest, RetargetLayer, body::Replayable, outcome_of,
 };
 use backstop_failover::{
-    Failover, FailoverBuilder, FailoverHandle, Force, Trace,
+    Failover, FailoverBuilder, FailoverHandle, Force, Judged, Trace,
     admission::Admission,
     budget::Budget,
     guards::Needs,
@@ -22,7 +22,7 @@ use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
 use backstop_redis::{ProbeLease, RedisLink, RedisStore, SharedHealth, SharedHealthTask};
 use backstop_timeout::{Limits, TimeoutLayer};
 use backstop_wire::{
-    ClassifyHttp, Dialect,
+    AnswerReader, ClassifyHttp, Dialect,
     answer::{AnswerLayer, error_response},
     recorder::HttpRecorder,
     request::RequestModel,
@@ -35,6 +35,7 @@ use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncServi
 use crate::{
     client::Tls,
     config::{self, Config, Order, StoreAt, TenantBy},
+    judge::judge,
 };
 
 /// What answers for one model. It never fails: errors are answers in the caller's dialect.
@@ -229,10 +230,23 @@ fn stack(
     common: &Common,
 ) -> Result<(Stack, FailoverHandle), BoxError> {
     let classify = ClassifyHttp::new(model.dialect);
-    let failover = failover(model, common.replay_limit, classify)?.build(targets)?;
-    let handle = failover.handle();
-    let mut inner =
-        Inner::new(failover.map_response(|response: Response<_>| response.map(Body::new)));
+    let limit = common.replay_limit;
+    // A judge keeps a copy of every answer, so there is none where nothing is to be judged.
+    let (mut inner, handle) = if model.reject.is_empty() {
+        let failover = failover(model, limit, classify)?.build(targets)?;
+        let handle = failover.handle();
+        let boxed = failover.map_response(|response: Response<_>| response.map(Body::new));
+        (Inner::new(boxed), handle)
+    } else {
+        let (dialect, flaws) = (model.dialect, Arc::<[_]>::from(&*model.reject));
+        let judged = Judged::new(classify, move |_: &AnswerReader, body: &[u8]| {
+            judge(dialect, &flaws, body)
+        });
+        let failover = failover(model, limit, judged)?.build(targets)?;
+        let handle = failover.handle();
+        let boxed = failover.map_response(|response: Response<_>| response.map(Body::new));
+        (Inner::new(boxed), handle)
+    };
     if model.cache
         && let Some((cache, store, secret)) = &common.store
     {
@@ -261,11 +275,11 @@ fn failed(dialect: Dialect, error: &BoxError) -> Response<Body> {
     response
 }
 
-fn failover(
+fn failover<C>(
     model: &config::Model,
     replay_limit: usize,
-    classify: ClassifyHttp,
-) -> Result<FailoverBuilder<ClassifyHttp>, BoxError> {
+    classify: C,
+) -> Result<FailoverBuilder<C>, BoxError> {
     let (order, dwell) = (model.order.clone(), model.dwell);
     let mut builder = Failover::builder(classify)
         .deadline(model.deadline)

@@ -11,6 +11,8 @@ use backstop_failover::{
 use backstop_wire::Dialect;
 use http::HeaderName;
 
+use crate::judge::Flaw;
+
 use super::{
     Target, duration, flag, header,
     reader::{Built, Table, Value, nearest},
@@ -36,6 +38,8 @@ pub(crate) struct Model {
     /// The share of the calls that each backup is given.
     pub(crate) exercise: Option<f64>,
     pub(crate) at_most_once: bool,
+    /// What makes a whole answer a bad one, for which the next target is asked.
+    pub(crate) reject: Vec<Flaw>,
     pub(crate) last_resort: LastResort,
     pub(crate) budget: BudgetConfig,
     /// Whether answers are kept for when no model can answer.
@@ -131,6 +135,9 @@ fn model(
         .optional("exercise")
         .map_or(Some(None), |value| value.number(0.0, 0.5).map(Some));
     let at_most_once = flag(&mut table, "at_most_once");
+    let reject = table
+        .optional("reject")
+        .map_or(Some(Vec::new()), |value| flaws(&value));
     let last_resort = table
         .optional("last_resort")
         .map_or(Some(LastResort::default()), |value| {
@@ -169,6 +176,7 @@ fn model(
         hedge: hedge?,
         exercise: exercise?,
         at_most_once: at_most_once?,
+        reject: reject?,
         last_resort: last_resort?,
         budget: budget?,
         cache: cached?,
@@ -239,6 +247,21 @@ fn read_weights(value: &Value<'_>, targets: usize) -> Option<Vec<u32>> {
     let weights = weights.collect::<Option<Vec<_>>>()?;
     value.fits(Weighted::new(weights.iter().copied()))?;
     Some(weights)
+}
+
+fn flaws(value: &Value<'_>) -> Option<Vec<Flaw>> {
+    let items = value.array("an array such as [\"empty\", \"refused\"]")?;
+    let flaws = items.iter().map(|item| {
+        item.one_of(&[
+            ("empty", Flaw::Empty),
+            ("truncated", Flaw::Truncated),
+            ("refused", Flaw::Refused),
+            ("bad_tool_call", Flaw::BadToolCall),
+        ])
+    });
+    // Collected first, so that every wrong one is named.
+    let flaws: Vec<_> = flaws.collect();
+    flaws.into_iter().collect()
 }
 
 fn retry(value: &Value<'_>) -> Option<Retry> {

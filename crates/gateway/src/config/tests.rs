@@ -148,6 +148,7 @@ retry = { times = 2, base = "100ms", cap = "1s", longest_wait = "1s" }
 hedge = { percentile = 0.95, least = "500ms" }
 exercise = 0.01
 at_most_once = true
+reject = ["empty", "truncated", "refused", "bad_tool_call"]
 last_resort = "refuse"
 budget = { share = 0.2, per_second = 2, cap = 50, retry_cost = 1, failover_cost = 0.5, hedge_cost = 1 }
 cache = true
@@ -232,6 +233,7 @@ fn reads_the_rare_keys() {
     assert_eq!(model.hedge, Some(Hedge::percentile(0.95, ms(500)).unwrap()));
     assert_eq!(model.exercise, Some(0.01));
     assert!(model.at_most_once && model.cache);
+    assert_eq!(model.reject.len(), 4);
     assert_eq!(model.last_resort, LastResort::Refuse);
     assert_eq!(
         model.budget,
@@ -323,12 +325,12 @@ fn says_what_is_wrong_with_the_rare_keys() {
         (
             "share = 0.2, per_second",
             "share = -1, per_second",
-            "line 65: model[0].budget.share: expected a number from 0 to 1000000",
+            "line 66: model[0].budget.share: expected a number from 0 to 1000000",
         ),
         (
             "status = 503",
             "status = 418",
-            "line 67: model[0].simplified.status: expected 200 or 503",
+            "line 68: model[0].simplified.status: expected 200 or 503",
         ),
     ];
     for (from, to, expected) in cases {
@@ -338,7 +340,7 @@ fn says_what_is_wrong_with_the_rare_keys() {
     }
     let without = RARE.replace("[cache]", "[health2]");
     let told = Config::parse(&without).unwrap_err().to_string();
-    let expected = "line 66: model[0].cache: expected a [cache] table that says where answers are \
+    let expected = "line 67: model[0].cache: expected a [cache] table that says where answers are \
                     kept";
     assert!(told.lines().any(|line| line == expected), "{told}");
 }

@@ -121,6 +121,33 @@ async fn a_lost_request_is_not_sent_again_where_that_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_none_is_not_passed_on_where_that_is_asked_for() {
+    for kind in KINDS.into_iter().filter(|kind| !kind.streamed) {
+        let cut = match kind.word() {
+            "anthropic" => json!({
+                "type": "message", "role": "assistant", "model": "large", "id": "m",
+                "content": [{"type": "text", "text": "Half a"}], "stop_reason": "max_tokens",
+                "usage": {"input_tokens": 1, "output_tokens": 2},
+            }),
+            _ => json!({
+                "object": "chat.completion", "model": "large", "id": "m", "choices": [{
+                    "index": 0, "finish_reason": "length",
+                    "message": {"role": "assistant", "content": "Half a"},
+                }],
+            }),
+        };
+        let reject = "reject = [\"truncated\"]";
+        for (model_has, expected) in [("", "primary"), (reject, "backup")] {
+            let (primary, _backup, gateway) = with(kind, "", "", model_has).await;
+            primary.always(Reply::raw(200, cut.to_string()));
+            let answer = gateway.ask(kind).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("x-backstop-served-by"), expected);
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can() {
     let cache = "[cache]\ntenant = { header = \"authorization\" }\n";
     for kind in KINDS {
