@@ -98,19 +98,14 @@ fn serve(file: &ConfigFile) -> Result<(), BoxError> {
         .build()?
         .block_on(async {
             let gateway = Arc::new(routes::Gateway::new(&config, &secrets)?);
+            let stop = server::signal();
             let listener = TcpListener::bind(config.listen)
                 .await
                 .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
             let address = listener.local_addr()?;
             let models = config.models.len();
             tracing::info!(%address, models, "listening");
-            server::serve(
-                listener,
-                routes::router(gateway),
-                server::signal(),
-                config.drain,
-            )
-            .await;
+            server::serve(listener, routes::router(gateway), stop, config.drain).await;
             tracing::info!("stopped");
             Ok(())
         })

@@ -96,27 +96,30 @@ async fn connection(
     }
 }
 
-/// Ready when the process is asked to stop: SIGTERM, or ctrl-c.
-pub(crate) async fn signal() {
-    let interrupt = async {
+/// Listens for SIGTERM and ctrl-c from now on; the future is ready when one has come.
+///
+/// Call it before anybody is told that the process is there: until then either just kills it.
+pub(crate) fn signal() -> impl Future<Output = ()> {
+    #[cfg(unix)]
+    let signals = {
+        use tokio::signal::unix::{SignalKind, signal};
+        [SignalKind::terminate(), SignalKind::interrupt()].map(signal)
+    };
+    async move {
+        #[cfg(unix)]
+        match signals {
+            [Ok(mut terminate), Ok(mut interrupt)] => tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            },
+            [Err(error), _] | [_, Err(error)] => {
+                tracing::warn!(%error, "signals cannot be heard");
+                std::future::pending::<()>().await;
+            }
+        }
+        #[cfg(not(unix))]
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
-    };
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        match signal(SignalKind::terminate()) {
-            Ok(mut terminate) => tokio::select! {
-                () = interrupt => {}
-                _ = terminate.recv() => {}
-            },
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM cannot be heard");
-                interrupt.await;
-            }
-        }
     }
-    #[cfg(not(unix))]
-    interrupt.await;
 }
