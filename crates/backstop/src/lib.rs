@@ -51,13 +51,13 @@
 //!
 //! let classify = ClassifyHttp::new(Dialect::OpenAiChat);
 //! let limits = Limits::default().headers(Duration::from_secs(10));
-//! let timeout = TimeoutLayer::new(limits)?.classify(classify.clone());
+//! let timeout = TimeoutLayer::new(limits)?.classify(classify);
 //! let primary = ServiceBuilder::new()
-//!     .layer(RateLimitLayer::new("primary", classify.clone()))
+//!     .layer(RateLimitLayer::new("primary", classify))
 //!     .layer(timeout.clone())
 //!     .service(silent);
 //! let backup = ServiceBuilder::new()
-//!     .layer(RateLimitLayer::new("backup", classify.clone()))
+//!     .layer(RateLimitLayer::new("backup", classify))
 //!     .layer(timeout)
 //!     .service(healthy);
 //!

@@ -34,18 +34,18 @@ async fn main() -> Result<(), BoxError> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Replayable<Body>>();
     let classify = ClassifyHttp::new(Dialect::OpenAiChat);
     let limits = Limits::default().first_token(Duration::from_secs(10));
-    let timeout = TimeoutLayer::new(limits)?.classify(classify.clone());
+    let timeout = TimeoutLayer::new(limits)?.classify(classify);
     let target = |name: &'static str, model: &Model| -> Result<_, BoxError> {
         // The address, the model's name and, in earnest, the key that this target is asked with.
         let to = HttpTarget::new(name, Dialect::OpenAiChat, model.base_url().parse()?)?.model(name);
         let service = ServiceBuilder::new()
             .layer(RetargetLayer::new(to))
-            .layer(RateLimitLayer::new(name, classify.clone()))
+            .layer(RateLimitLayer::new(name, classify))
             .layer(timeout.clone())
             .service(client.clone());
         Ok(Target::new(name, BoxCloneSyncService::new(service)))
     };
-    let failover = Failover::builder(classify.clone())
+    let failover = Failover::builder(classify)
         .deadline(Duration::from_secs(60))
         .build(vec![target("large", &large)?, target("small", &small)?])?;
     let chat = ServiceBuilder::new()
