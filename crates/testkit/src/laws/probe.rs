@@ -65,7 +65,7 @@ struct State {
     waiting: Vec<Waker>,
 }
 
-/// The error of a [`Probe`] that was told to fail.
+/// The error of the service inside a checked stack, where it is told to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeError;
 
