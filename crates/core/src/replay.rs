@@ -7,8 +7,8 @@ use std::{
     task::{Context, Poll, ready as ready_or_pending},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{Extensions, HeaderMap, request::Parts};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 use http_body::Body;
 
 use crate::{BoxError, Deadline, Http, TimeLimits, Typed, body::Replayable};
@@ -23,6 +23,12 @@ pub trait Replay<Req> {
     type Frozen: Clone + Send + Sync + 'static;
     /// The future of [`freeze`](Self::freeze).
     type Freeze: Future<Output = Result<Frozen<Self::Frozen, Self::Request>, BoxError>>;
+    /// What further requests are made from, when the first one is made already.
+    type Spare: Send + Sync + 'static;
+    /// The future of [`prepare`](Self::prepare).
+    type Prepare: Future<
+        Output = Result<Frozen<(Self::Request, Self::Spare), Self::Request>, BoxError>,
+    >;
 
     /// Reads the request, at most `limit` bytes of its body, and keeps the extensions that `carry`
     /// names.
@@ -32,6 +38,17 @@ pub trait Replay<Req> {
 
     /// Makes the request for one attempt.
     fn thaw(frozen: &Self::Frozen) -> Self::Request;
+
+    /// Reads the request as [`freeze`](Self::freeze) does, for whoever sends it at once and again
+    /// only if need be: the first request is the one that came, and what is kept beside it is
+    /// cheaper than a copy.
+    fn prepare(request: Req, limit: usize, carry: &CarryExtensions) -> Self::Prepare;
+
+    /// Makes the request for a further attempt.
+    fn again(spare: &Self::Spare) -> Self::Request;
+
+    /// The size of the request in bytes, when it is known.
+    fn spare_size(spare: &Self::Spare) -> Option<u64>;
 
     /// The typed extensions of a request, if such requests have any.
     fn extensions_mut(request: &mut Self::Request) -> Option<&mut Extensions>;
@@ -84,10 +101,47 @@ pub struct FrozenRequest {
 pub struct FreezeRequest<B> {
     parts: Option<Parts>,
     body: Option<B>,
-    chunks: Vec<Bytes>,
+    // Most bodies are one chunk: it needs no allocation.
+    first: Option<Bytes>,
+    more: Vec<Bytes>,
     read: usize,
     limit: usize,
     trailers: Option<HeaderMap>,
+}
+
+/// The future that reads an `http::Request` and keeps what further requests need.
+///
+/// # Cancel safety
+///
+/// Dropping it drops the request.
+#[derive(Debug)]
+pub struct PrepareRequest<B> {
+    reading: FreezeRequest<B>,
+}
+
+/// What is kept of an `http::Request` that was read and is being sent.
+///
+/// The headers are in one piece of memory: copying a header map takes an allocation for each value.
+pub struct SpareRequest {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: PackedHeaders,
+    extensions: Extensions,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+}
+
+/// Headers one after the other: lengths, a flag, name and value.
+struct PackedHeaders(Bytes);
+
+/// A request that has been read.
+struct ReadRequest<B> {
+    parts: Parts,
+    data: Bytes,
+    trailers: Option<HeaderMap>,
+    /// The rest of a body that is larger than the limit.
+    rest: Option<B>,
 }
 
 impl<B> Replay<http::Request<B>> for Http
@@ -97,6 +151,8 @@ where
     type Request = http::Request<Replayable<B>>;
     type Frozen = FrozenRequest;
     type Freeze = FreezeRequest<B>;
+    type Spare = SpareRequest;
+    type Prepare = PrepareRequest<B>;
 
     fn freeze(
         request: http::Request<B>,
@@ -108,7 +164,8 @@ where
         FreezeRequest {
             parts: Some(parts),
             body: Some(body),
-            chunks: Vec::new(),
+            first: None,
+            more: Vec::new(),
             read: 0,
             limit,
             trailers: None,
@@ -116,12 +173,32 @@ where
     }
 
     fn thaw(frozen: &FrozenRequest) -> Self::Request {
-        let data = frozen.data.clone();
-        let body = match &frozen.trailers {
-            Some(trailers) => Replayable::with_trailers(data, HeaderMap::clone(trailers)),
-            None => Replayable::full(data),
-        };
+        let body = body(&frozen.data, frozen.trailers.as_deref());
         http::Request::from_parts(Parts::clone(&frozen.parts), body)
+    }
+
+    fn prepare(
+        request: http::Request<B>,
+        limit: usize,
+        carry: &CarryExtensions,
+    ) -> PrepareRequest<B> {
+        PrepareRequest {
+            reading: Self::freeze(request, limit, carry),
+        }
+    }
+
+    fn again(spare: &SpareRequest) -> Self::Request {
+        let mut request = http::Request::new(body(&spare.data, spare.trailers.as_ref()));
+        *request.method_mut() = spare.method.clone();
+        *request.uri_mut() = spare.uri.clone();
+        *request.version_mut() = spare.version;
+        *request.headers_mut() = spare.headers.unpack();
+        *request.extensions_mut() = spare.extensions.clone();
+        request
+    }
+
+    fn spare_size(spare: &SpareRequest) -> Option<u64> {
+        Some(spare.data.len() as u64)
     }
 
     fn extensions_mut(request: &mut Self::Request) -> Option<&mut Extensions> {
@@ -137,6 +214,8 @@ impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
     type Request = Req;
     type Frozen = Arc<Req>;
     type Freeze = Ready<Result<Frozen<Arc<Req>, Req>, BoxError>>;
+    type Spare = Req;
+    type Prepare = Ready<Result<Frozen<(Req, Req), Req>, BoxError>>;
 
     fn freeze(request: Req, _: usize, _: &CarryExtensions) -> Self::Freeze {
         ready(Ok(Frozen::Replayable(Arc::new(request))))
@@ -144,6 +223,18 @@ impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
 
     fn thaw(frozen: &Arc<Req>) -> Req {
         Req::clone(frozen)
+    }
+
+    fn prepare(request: Req, _: usize, _: &CarryExtensions) -> Self::Prepare {
+        ready(Ok(Frozen::Replayable((request.clone(), request))))
+    }
+
+    fn again(spare: &Req) -> Req {
+        spare.clone()
+    }
+
+    fn spare_size(_: &Req) -> Option<u64> {
+        None
     }
 
     fn extensions_mut(_: &mut Req) -> Option<&mut Extensions> {
@@ -231,21 +322,18 @@ impl fmt::Debug for FrozenRequest {
 
 // === impl FreezeRequest ===
 
-impl<B> Future for FreezeRequest<B>
+impl<B> FreezeRequest<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
-    type Output = Result<Frozen<FrozenRequest, http::Request<Replayable<B>>>, BoxError>;
-
     #[expect(
         clippy::expect_used,
         reason = "polled after completion, as every future"
     )]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let body = this.body.as_mut().expect("polled after completion");
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<ReadRequest<B>, BoxError>> {
+        let body = self.body.as_mut().expect("polled after completion");
         let over = loop {
-            if this.trailers.is_some() || body.is_end_stream() {
+            if self.trailers.is_some() || body.is_end_stream() {
                 break false;
             }
             let Some(frame) = ready_or_pending!(Pin::new(&mut *body).poll_frame(cx)) else {
@@ -254,46 +342,77 @@ where
             let frame = match frame {
                 Ok(frame) => frame,
                 Err(error) => {
-                    this.body = None;
+                    self.body = None;
                     return Poll::Ready(Err(error.into()));
                 }
             };
             match frame.into_data() {
                 Ok(data) => {
-                    this.read += data.len();
-                    this.chunks.push(data);
+                    self.read += data.len();
+                    if self.first.is_none() {
+                        self.first = Some(data);
+                    } else {
+                        self.more.push(data);
+                    }
                 }
-                Err(frame) => this.trailers = frame.into_trailers().ok(),
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
             }
-            if this.read > this.limit {
+            if self.read > self.limit {
                 break true;
             }
         };
-        let parts = this.parts.take().expect("polled after completion");
-        let rest = this.body.take().expect("polled after completion");
-        let data = join(std::mem::take(&mut this.chunks), this.read);
-        if over {
-            let body = Replayable::once(data, rest);
-            return Poll::Ready(Ok(Frozen::Once(http::Request::from_parts(parts, body))));
-        }
-        Poll::Ready(Ok(Frozen::Replayable(FrozenRequest {
-            parts: Arc::new(parts),
-            data,
-            trailers: this.trailers.take().map(Arc::new),
-        })))
+        let first = self.first.take().unwrap_or_default();
+        Poll::Ready(Ok(ReadRequest {
+            parts: self.parts.take().expect("polled after completion"),
+            data: join(first, &std::mem::take(&mut self.more), self.read),
+            trailers: self.trailers.take(),
+            rest: self.body.take().filter(|_| over),
+        }))
+    }
+}
+
+impl<B> Future for FreezeRequest<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Output = Result<Frozen<FrozenRequest, http::Request<Replayable<B>>>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let read = ready_or_pending!(self.poll_read(cx))?;
+        Poll::Ready(Ok(match read.rest {
+            Some(rest) => {
+                let body = Replayable::once(read.data, rest);
+                Frozen::Once(http::Request::from_parts(read.parts, body))
+            }
+            None => Frozen::Replayable(FrozenRequest {
+                parts: Arc::new(read.parts),
+                data: read.data,
+                trailers: read.trailers.map(Arc::new),
+            }),
+        }))
     }
 }
 
 /// One piece of all chunks; a single chunk is not copied.
-fn join(mut chunks: Vec<Bytes>, len: usize) -> Bytes {
-    if chunks.len() == 1 {
-        return chunks.remove(0);
+fn join(first: Bytes, more: &[Bytes], len: usize) -> Bytes {
+    if more.is_empty() {
+        return first;
     }
     let mut joined = BytesMut::with_capacity(len);
-    for chunk in &chunks {
+    joined.extend_from_slice(&first);
+    for chunk in more {
         joined.extend_from_slice(chunk);
     }
     joined.freeze()
+}
+
+/// A body that is all there.
+fn body<B>(data: &Bytes, trailers: Option<&HeaderMap>) -> Replayable<B> {
+    let data = data.clone();
+    match trailers {
+        Some(trailers) => Replayable::with_trailers(data, trailers.clone()),
+        None => Replayable::full(data),
+    }
 }
 
 impl<B> fmt::Debug for FreezeRequest<B> {
@@ -301,5 +420,128 @@ impl<B> fmt::Debug for FreezeRequest<B> {
         f.debug_struct("FreezeRequest")
             .field("read_bytes", &self.read)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl PrepareRequest ===
+
+impl<B> Future for PrepareRequest<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    type Output = Result<
+        Frozen<(http::Request<Replayable<B>>, SpareRequest), http::Request<Replayable<B>>>,
+        BoxError,
+    >;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let read = ready_or_pending!(self.reading.poll_read(cx))?;
+        Poll::Ready(Ok(match read.rest {
+            Some(rest) => {
+                let body = Replayable::once(read.data, rest);
+                Frozen::Once(http::Request::from_parts(read.parts, body))
+            }
+            None => {
+                let spare = SpareRequest {
+                    method: read.parts.method.clone(),
+                    uri: read.parts.uri.clone(),
+                    version: read.parts.version,
+                    headers: PackedHeaders::pack(&read.parts.headers),
+                    extensions: read.parts.extensions.clone(),
+                    data: read.data,
+                    trailers: read.trailers,
+                };
+                let body = body(&spare.data, spare.trailers.as_ref());
+                let request = http::Request::from_parts(read.parts, body);
+                Frozen::Replayable((request, spare))
+            }
+        }))
+    }
+}
+
+// === impl SpareRequest ===
+
+impl fmt::Debug for SpareRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither headers nor body: they hold keys and prompts.
+        f.debug_struct("SpareRequest")
+            .field("method", &self.method)
+            .field("body_bytes", &self.data.len())
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl PackedHeaders ===
+
+impl PackedHeaders {
+    /// The lengths of name and value, four bytes each, and whether the value is sensitive.
+    const PREFIX: usize = 9;
+
+    fn pack(headers: &HeaderMap) -> Self {
+        if headers.is_empty() {
+            return Self(Bytes::new());
+        }
+        let len = headers
+            .iter()
+            .map(|(name, value)| Self::PREFIX + name.as_str().len() + value.len())
+            .sum();
+        let mut packed = Vec::with_capacity(len);
+        for (name, value) in headers {
+            let name = name.as_str().as_bytes();
+            packed.put_u32(len_of(name));
+            packed.put_u32(len_of(value.as_bytes()));
+            packed.put_u8(u8::from(value.is_sensitive()));
+            packed.put_slice(name);
+            packed.put_slice(value.as_bytes());
+        }
+        Self(packed.into())
+    }
+
+    fn unpack(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut rest = self.0.clone();
+        while let Some((prefix, _)) = rest.split_first_chunk::<{ Self::PREFIX }>() {
+            let [a, b, c, d, e, f, g, h, sensitive] = *prefix;
+            let name_len = u32::from_be_bytes([a, b, c, d]) as usize;
+            let value_len = u32::from_be_bytes([e, f, g, h]) as usize;
+            let name = Self::PREFIX..Self::PREFIX + name_len;
+            let value = name.end..name.end + value_len;
+            let name = HeaderName::from_bytes(&rest[name]);
+            let packed = rest.split_to(value.end);
+            // They came from valid headers.
+            if let (Ok(name), Ok(mut value)) =
+                (name, HeaderValue::from_maybe_shared(packed.slice(value)))
+            {
+                value.set_sensitive(sensitive == 1);
+                headers.append(name, value);
+            }
+        }
+        headers
+    }
+}
+
+/// Headers are far below the 4 GiB that this can tell.
+fn len_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_unpacked_as_they_were_packed() {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("text/plain"));
+        let mut key = HeaderValue::from_static("Bearer key");
+        key.set_sensitive(true);
+        headers.append("authorization", key);
+        headers.append("x-own", HeaderValue::from_static(""));
+        headers.append("x-own", HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        let unpacked = PackedHeaders::pack(&headers).unpack();
+        assert!(unpacked.iter().eq(headers.iter()));
+        assert!(unpacked["authorization"].is_sensitive());
+        assert!(!unpacked["content-type"].is_sensitive());
+        assert!(PackedHeaders::pack(&HeaderMap::new()).unpack().is_empty());
     }
 }

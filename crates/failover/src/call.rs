@@ -38,7 +38,7 @@ where
     S: Service<<P as Replay<Req>>::Request>,
 {
     inner: Arc<Inner<S, C, O>>,
-    source: Source<P::Frozen, <P as Replay<Req>>::Request>,
+    source: Source<P::Spare, <P as Replay<Req>>::Request>,
     order: Sequence,
     started: Instant,
     now: Instant,
@@ -67,7 +67,8 @@ where
 
 /// The request, for the attempts.
 enum Source<F, R> {
-    Often(F),
+    /// The first one is made already.
+    Often(Option<R>, F),
     Once(Option<R>),
 }
 
@@ -128,7 +129,7 @@ where
 {
     let mut call: Call<S, C, P, O, Req> = Call::new(inner, &request);
     let config = &call.inner.config;
-    let freeze = P::freeze(request, config.replay_limit, &config.carry);
+    let freeze = P::prepare(request, config.replay_limit, &config.carry);
     async move {
         call.freeze(freeze).await?;
         call.drive().await
@@ -203,19 +204,19 @@ where
     }
 
     /// Reads the request.
-    async fn freeze(&mut self, freeze: P::Freeze) -> Result<(), BoxError> {
+    async fn freeze(&mut self, freeze: P::Prepare) -> Result<(), BoxError> {
         let mut timer = pin!(Timer::new(self.now, self.until));
         let mut freeze = pin!(freeze);
         let frozen = poll_fn(|cx| timer.as_mut().poll_race(freeze.as_mut(), cx)).await;
         self.now = timer.now();
         self.source = match frozen {
-            Some(Ok(Frozen::Replayable(frozen))) => {
+            Some(Ok(Frozen::Replayable((first, spare)))) => {
                 if self.needs.known_bytes().is_none()
-                    && let Some(bytes) = <P as Replay<Req>>::size(&frozen)
+                    && let Some(bytes) = P::spare_size(&spare)
                 {
                     self.needs = self.needs.bytes(bytes);
                 }
-                Source::Often(frozen)
+                Source::Often(Some(first), spare)
             }
             Some(Ok(Frozen::Once(request))) => Source::Once(Some(request)),
             Some(Err(error)) => {
@@ -489,7 +490,7 @@ where
             ..
         } = &*self.inner;
         let mut request = match &mut self.source {
-            Source::Often(frozen) => P::thaw(frozen),
+            Source::Often(first, spare) => first.take().unwrap_or_else(|| P::again(spare)),
             Source::Once(request) => request.take()?,
         };
         let about = &state.shared.targets[target].about;

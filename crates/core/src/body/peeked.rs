@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
 
 use super::{Watch, Watched};
 use crate::{BoxError, ClassifyStream, End, Failure, Outcome, Step};
@@ -18,11 +19,28 @@ use crate::{BoxError, ClassifyStream, End, Failure, Outcome, Step};
 /// memory of a thousand waiting calls to 4 GiB even if every provider misbehaves.
 pub const DEFAULT_PEEK_LIMIT: usize = 4 * 1024 * 1024;
 
-/// A body of which the first frames have been read and are given out first.
-pub struct Peeked<B> {
-    held: VecDeque<Frame<Bytes>>,
-    error: Option<BoxError>,
-    rest: Option<Pin<Box<B>>>,
+pin_project! {
+    /// A body of which the first frames have been read and are given out first.
+    pub struct Peeked<B> {
+        held: VecDeque<Frame<Bytes>>,
+        error: Option<BoxError>,
+        #[pin]
+        rest: Rest<B>,
+    }
+}
+
+pin_project! {
+    /// What has not been read.
+    #[project = RestPinned]
+    enum Rest<B> {
+        // Never polled so far, so it may still move.
+        Unread {
+            #[pin]
+            body: B,
+        },
+        Begun { body: Pin<Box<B>> },
+        Over,
+    }
 }
 
 /// What [`peek`] found.
@@ -152,7 +170,7 @@ where
                     Peeked {
                         held: reading.held,
                         error,
-                        rest: None,
+                        rest: Rest::Over,
                     },
                 ),
                 (None, Some(outcome)) => Peek::Decided(
@@ -160,7 +178,7 @@ where
                     Peeked {
                         held: reading.held,
                         error: None,
-                        rest: Some(reading.rest),
+                        rest: Rest::Begun { body: reading.rest },
                     },
                 ),
                 (None, None) => Peek::Committed(reading.commit()),
@@ -175,7 +193,7 @@ impl<B, C> Reading<B, C> {
             body: Peeked {
                 held: self.held,
                 error: None,
-                rest: Some(self.rest),
+                rest: Rest::Begun { body: self.rest },
             },
             classify: self.classify,
             step: self.step,
@@ -231,7 +249,7 @@ impl<B> Peeked<B> {
         Self {
             held: VecDeque::new(),
             error: None,
-            rest: Some(Box::pin(body)),
+            rest: Rest::Unread { body },
         }
     }
 
@@ -255,21 +273,23 @@ where
     type Error = BoxError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(frame) = self.held.pop_front() {
+        let mut this = self.project();
+        if let Some(frame) = this.held.pop_front() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        if let Some(error) = self.error.take() {
+        if let Some(error) = this.error.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let Some(rest) = &mut self.rest else {
-            return Poll::Ready(None);
+        let frame = match this.rest.as_mut().project() {
+            RestPinned::Unread { body } => ready!(body.poll_frame(cx)),
+            RestPinned::Begun { body } => ready!(body.as_mut().poll_frame(cx)),
+            RestPinned::Over => return Poll::Ready(None),
         };
-        let frame = std::task::ready!(rest.as_mut().poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
-            self.rest = None;
+            this.rest.set(Rest::Over);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -277,7 +297,7 @@ where
     fn is_end_stream(&self) -> bool {
         self.held.is_empty()
             && self.error.is_none()
-            && self.rest.as_ref().is_none_or(|rest| rest.is_end_stream())
+            && self.rest.get().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -294,7 +314,17 @@ where
             hint.set_lower(held);
             return hint;
         }
-        plus(held, self.rest.as_ref().map(|rest| rest.size_hint()))
+        plus(held, self.rest.get().map(Body::size_hint))
+    }
+}
+
+impl<B> Rest<B> {
+    fn get(&self) -> Option<&B> {
+        match self {
+            Self::Unread { body } => Some(body),
+            Self::Begun { body } => Some(body),
+            Self::Over => None,
+        }
     }
 }
 
