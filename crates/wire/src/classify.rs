@@ -164,6 +164,17 @@ impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
 // === impl AnswerReader ===
 
 impl AnswerReader {
+    /// The dialect of an answer whose JSON can be read, and whether it is a stream of events.
+    pub(crate) const fn form(&self) -> Option<(Dialect, bool)> {
+        match &self.mode {
+            Mode::Stream(reader) if reader.is_sse() => Some((reader.dialect(), true)),
+            Mode::Whole(whole) if whole.head.status.as_u16() / 100 == 2 => {
+                Some((whole.dialect, false))
+            }
+            _ => None,
+        }
+    }
+
     /// Why the model stopped, once a stream has said so.
     #[must_use]
     pub fn finish_reason(&self) -> Option<FinishReason> {

@@ -2,6 +2,7 @@
 //!
 //! * [`scan`] cuts bytes into events, [`StreamReader`] reads them in a [`Dialect`].
 //! * [`ClassifyHttp`] tells what an HTTP response is, with the knowledge of [`errors`].
+//! * [`BadAnswers`] tells which whole answers are of no use, for who asks for it.
 //! * [`errors`] tells why there is no answer, [`hints`] when to ask again, [`headroom`] what is left.
 //! * [`record`] does so for recorded answers.
 //! * [`request`] and [`retarget`] rewrite what a target is sent.
@@ -15,6 +16,7 @@ pub mod errors;
 pub mod headroom;
 pub mod hints;
 mod json;
+mod judge;
 mod provider;
 pub mod record;
 pub mod recorder;
@@ -25,5 +27,6 @@ mod stream;
 
 pub use classify::{AnswerReader, ClassifyHttp, ERROR_LIMIT, UNARY_LIMIT};
 pub use dialect::Dialect;
+pub use judge::BadAnswers;
 pub use provider::Provider;
 pub use stream::{FinishReason, Framing, StreamReader, Usage};

@@ -63,7 +63,7 @@ fn has_content(block: Value<'_>) -> bool {
     }
 }
 
-fn stop_reason(reason: &[u8]) -> FinishReason {
+pub(crate) fn stop_reason(reason: &[u8]) -> FinishReason {
     match reason {
         b"end_turn" | b"stop_sequence" | b"pause_turn" => FinishReason::Stop,
         b"max_tokens" => FinishReason::Length,

@@ -9,6 +9,13 @@ mod ollama;
 mod openai_chat;
 mod openai_responses;
 
+/// What each dialect's finish reasons stand for.
+pub(crate) mod finish_reason {
+    pub(crate) use super::{
+        anthropic::stop_reason as anthropic, openai_chat::finish_reason as openai_chat,
+    };
+}
+
 use std::fmt;
 
 use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step, outcome_of};
@@ -181,6 +188,14 @@ impl StreamReader {
     pub fn headers(mut self, headers: HeaderMap) -> Self {
         self.state.headers = headers;
         self
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        self.state.dialect
+    }
+
+    pub(crate) const fn is_sse(&self) -> bool {
+        matches!(self.scanner, Scanner::Sse(_))
     }
 
     /// Why the model stopped, once the stream has said so.

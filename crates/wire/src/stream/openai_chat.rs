@@ -133,7 +133,7 @@ fn has_content(delta: Value<'_>) -> bool {
     })
 }
 
-fn finish_reason(reason: &[u8]) -> FinishReason {
+pub(crate) fn finish_reason(reason: &[u8]) -> FinishReason {
     match reason {
         b"stop" | b"eos" | b"eos_token" | b"stop_sequence" | b"end_turn" => FinishReason::Stop,
         b"length" | b"max_tokens" | b"model_length" => FinishReason::Length,
