@@ -49,6 +49,16 @@ pub trait Responses<Res> {
     /// Puts a body in; `None` exactly when [`split`](Self::split) gave `None`.
     fn join<B>(head: Self::Head, body: Option<B>) -> Self::With<B>;
 
+    /// Puts `wrap` of the body in its place, if such responses have one.
+    ///
+    /// What [`split`](Self::split) and [`join`](Self::join) do, without moving a large body more
+    /// often than needed.
+    #[inline]
+    fn map_body<B>(response: Res, wrap: impl FnOnce(Self::Body) -> B) -> Self::With<B> {
+        let (head, body) = Self::split(response);
+        Self::join(head, body.map(wrap))
+    }
+
     /// The typed extensions, if such responses have any.
     fn extensions(head: &Self::Head) -> Option<&Extensions>;
 
@@ -108,6 +118,11 @@ where
         http::Response::from_parts(head, body.expect("an HTTP response has a body"))
     }
 
+    #[inline]
+    fn map_body<B2>(response: http::Response<B>, wrap: impl FnOnce(B) -> B2) -> http::Response<B2> {
+        response.map(wrap)
+    }
+
     fn extensions(head: &Self::Head) -> Option<&Extensions> {
         Some(&head.extensions)
     }
@@ -157,6 +172,11 @@ impl<Res: Send> Responses<Res> for Typed {
 
     fn join<B>(head: Res, _: Option<B>) -> Res {
         head
+    }
+
+    #[inline]
+    fn map_body<B>(response: Res, _: impl FnOnce(NoBody) -> B) -> Res {
+        response
     }
 
     fn extensions(_: &Res) -> Option<&Extensions> {
