@@ -52,6 +52,7 @@ pub(crate) trait Settings: Send + Sync {
 }
 
 impl<B, S> ResponseBody<B, S> {
+    #[inline]
     pub(crate) fn new(
         inner: B,
         stream: Option<S>,

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use backstop_core::{Elapsed, Phase, Progress, Step, TimeLimits};
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ pub(crate) struct Terms {
     /// When it was called. Known if the whole call is limited or observed.
     pub(crate) started: Option<Instant>,
     /// What the limit of the layer, that of the request and its deadline leave for the whole call.
-    pub(crate) total: Option<Duration>,
+    pub(crate) total: Option<Limit>,
 }
 
 /// How far a body has come, and how long it was waited for.
@@ -40,6 +40,10 @@ pub(crate) struct Clock {
     /// What has come in that time.
     floor_bytes: u64,
 }
+
+/// A limit in half the space that an optional duration takes: one more than its nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit(NonZeroU64);
 
 /// A duration in half the space, enough for 584 years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,9 +94,18 @@ pub(crate) fn after(start: Instant, limit: Duration) -> Instant {
 }
 
 impl Terms {
+    /// Hands them on; what is left behind is not used any more.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        Self {
+            overrides: self.overrides.take(),
+            ..*self
+        }
+    }
+
     /// When the whole call must be over, if it must: from when, and after how long.
     pub(crate) fn whole(&self) -> Option<(Instant, Duration)> {
-        self.started.zip(self.total)
+        self.started.zip(self.total.map(Limit::duration))
     }
 
     fn first_token(&self, limits: &Limits) -> Option<Duration> {
@@ -285,6 +298,17 @@ impl Clock {
 #[inline]
 fn is_semantic(step: &Step) -> bool {
     step.commits() || step.failed.is_some()
+}
+
+impl Limit {
+    pub(crate) fn new(limit: Duration) -> Self {
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        Self(NonZeroU64::MIN.saturating_add(nanos))
+    }
+
+    const fn duration(self) -> Duration {
+        Duration::from_nanos(self.0.get() - 1)
+    }
 }
 
 impl Nanos {

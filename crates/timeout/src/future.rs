@@ -1,7 +1,6 @@
 use std::{
     fmt,
     marker::PhantomData,
-    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -56,7 +55,6 @@ pub(crate) struct Call<C, O, K> {
     /// What the classifier remembers of the request.
     pub(crate) remembered: K,
     pub(crate) terms: Terms,
-    pub(crate) observed: bool,
 }
 
 impl<F, Req, P, C, O, K> ResponseFuture<F, Req, P, C, O, K> {
@@ -92,79 +90,67 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
-        let output = match state.as_mut().project() {
+        let error = match state.as_mut().project() {
             StateProj::Calling {
                 inner,
                 alarm,
                 call,
                 since,
             } => match inner.poll(cx) {
-                Poll::Ready(Ok(response)) => Ok(call.answered::<Req, P, Res>(response)),
-                Poll::Ready(Err(error)) => Err(error.into()),
-                Poll::Pending => {
-                    let Some((at, elapsed)) = call.due(since) else {
-                        return Poll::Pending;
-                    };
-                    ready!(alarm.poll(cx, at));
-                    let elapsed = elapsed.at(Instant::now());
-                    call.shared.timed_out(&elapsed);
-                    Err(elapsed.into())
+                Poll::Ready(Ok(response)) => {
+                    // Built where it is returned, because it is large; what is left of the call
+                    // goes with this future, as it does in tower's.
+                    return Poll::Ready(Ok(call.answered::<Req, P, Res>(response)));
                 }
+                Poll::Ready(Err(error)) => error.into(),
+                Poll::Pending => ready!(call.wait(alarm, since, cx)).into(),
             },
-            StateProj::Refused { elapsed } => Err((*elapsed).into()),
-            // Nothing comes after the end.
+            StateProj::Refused { elapsed } => (*elapsed).into(),
+            // Nothing comes after an error.
             StateProj::Done => return Poll::Pending,
         };
         state.set(State::Done);
-        Poll::Ready(output)
-    }
-}
-
-/// A limit that will have been reached.
-struct Reached {
-    phase: Phase,
-    limit: Duration,
-    started: Instant,
-}
-
-impl Reached {
-    fn at(&self, now: Instant) -> Elapsed {
-        Elapsed::new(
-            self.phase,
-            self.limit,
-            now.saturating_duration_since(self.started),
-        )
+        Poll::Ready(Err(error))
     }
 }
 
 impl<C, O: Observer, K> Call<C, O, K> {
-    /// A poll found nothing: what is due first, if anything is.
-    fn due(&self, since: &mut Option<Instant>) -> Option<(Instant, Reached)> {
+    /// A poll found nothing: ready when a limit is reached.
+    #[inline(never)]
+    fn wait(
+        &self,
+        alarm: Pin<&mut Alarm>,
+        since: &mut Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Elapsed> {
         let own = self.terms.overrides.as_ref().and_then(|own| own.headers);
-        let headers = own.or(self.shared.limits.headers).map(|limit| {
-            let started = *since.get_or_insert_with(Instant::now);
-            let reached = Reached {
-                phase: Phase::Headers,
-                limit,
-                started,
-            };
-            (after(started, limit), reached)
-        });
-        let total = self.terms.whole().map(|(started, limit)| {
-            let reached = Reached {
-                phase: Phase::Total,
-                limit,
-                started,
-            };
-            (after(started, limit), reached)
-        });
-        match (headers, total) {
-            (Some(headers), Some(total)) if total.0 < headers.0 => Some(total),
-            (headers, total) => headers.or(total),
+        let headers = own.or(self.shared.limits.headers);
+        let whole = self.terms.whole();
+        let (mut phase, mut started, mut limit) = match (headers, whole) {
+            (Some(limit), _) => {
+                let started = *since.get_or_insert_with(Instant::now);
+                (Phase::Headers, started, limit)
+            }
+            (None, Some((started, limit))) => (Phase::Total, started, limit),
+            (None, None) => return Poll::Pending,
+        };
+        let mut at = after(started, limit);
+        if let Some(whole) = whole {
+            let end = after(whole.0, whole.1);
+            if end < at {
+                (phase, started, limit) = (Phase::Total, whole.0, whole.1);
+                at = end;
+            }
         }
+        ready!(alarm.poll(cx, at));
+        let waited = Instant::now().saturating_duration_since(started);
+        let elapsed = Elapsed::new(phase, limit, waited);
+        self.shared.timed_out(&elapsed);
+        Poll::Ready(elapsed)
     }
 
     /// The head is there.
+    #[inline]
     fn answered<Req, P, Res>(&mut self, response: Res) -> P::With<ResponseBody<P::Body, C::Stream>>
     where
         P: Responses<Res>,
@@ -178,28 +164,32 @@ impl<C, O: Observer, K> Call<C, O, K> {
             Verdict::Now(_) => None,
             Verdict::AtEnd(stream) => Some(stream),
         };
-        let (head, body) = P::split(response);
-        let observed =
-            self.observed && self.head_came(body.as_ref().is_none_or(Body::is_end_stream));
-        let body = body.map(|body| {
-            let terms = mem::take(&mut self.terms);
-            let layer = Arc::clone(&self.shared);
-            ResponseBody::new(body, stream, terms, layer, observed)
+        // What is to be told if nothing comes after the head.
+        let mut over = if self.shared.observer.is_enabled() {
+            self.head_came()
+        } else {
+            None
+        };
+        let shared = Arc::clone(&self.shared);
+        let terms = self.terms.take();
+        let response = P::map_body(response, |body| {
+            let observed = over.is_some() && !body.is_end_stream();
+            if observed {
+                over = None;
+            }
+            ResponseBody::new(body, stream, terms, shared, observed)
         });
-        P::join(head, body)
+        if let Some((shared, took)) = over {
+            shared.phase_ended(Phase::Total, took);
+        }
+        response
     }
 
-    /// Tells that the head has come; returns whether the rest is to be told of as well.
-    fn head_came(&self, is_over: bool) -> bool {
-        let Some(started) = self.terms.started else {
-            return false;
-        };
-        let took = Instant::now().saturating_duration_since(started);
+    /// Tells that the head has come, and says how long it took.
+    fn head_came(&self) -> Option<(Arc<Shared<C, O>>, Duration)> {
+        let took = Instant::now().saturating_duration_since(self.terms.started?);
         self.shared.phase_ended(Phase::Headers, took);
-        if is_over {
-            self.shared.phase_ended(Phase::Total, took);
-        }
-        !is_over
+        Some((Arc::clone(&self.shared), took))
     }
 }
 

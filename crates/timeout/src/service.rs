@@ -17,7 +17,7 @@ use tower_service::Service;
 use crate::{
     Limits, ResponseBody, ResponseFuture,
     body::Settings,
-    clock::{Terms, after},
+    clock::{Limit, Terms, after},
     future::Call,
 };
 
@@ -102,14 +102,15 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if let Poll::Ready(result) = self.inner.poll_ready(cx) {
-            match self.readiness {
-                Readiness::AtOnce | Readiness::After(_) => {}
-                Readiness::Waiting { since, .. } => {
-                    let took = Instant::now().saturating_duration_since(since);
-                    self.readiness = Readiness::After(took);
-                }
-                // What was too late for a call that was not made is in time for the next.
-                Readiness::TooLate(_) => self.readiness = Readiness::AtOnce,
+            if !matches!(self.readiness, Readiness::AtOnce) {
+                self.readiness = match self.readiness {
+                    Readiness::Waiting { since, .. } => {
+                        Readiness::After(Instant::now().saturating_duration_since(since))
+                    }
+                    Readiness::After(took) => Readiness::After(took),
+                    // What was too late for a call that was not made is in time for the next.
+                    Readiness::AtOnce | Readiness::TooLate(_) => Readiness::AtOnce,
+                };
             }
             return Poll::Ready(result.map_err(Into::into));
         }
@@ -140,11 +141,14 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let ready_after = match mem::take(&mut self.readiness) {
-            Readiness::TooLate(elapsed) => return ResponseFuture::refused(elapsed),
-            Readiness::After(took) => took,
-            Readiness::AtOnce | Readiness::Waiting { .. } => Duration::ZERO,
-        };
+        let mut ready_after = Duration::ZERO;
+        if !matches!(self.readiness, Readiness::AtOnce) {
+            match mem::take(&mut self.readiness) {
+                Readiness::TooLate(elapsed) => return ResponseFuture::refused(elapsed),
+                Readiness::After(took) => ready_after = took,
+                Readiness::AtOnce | Readiness::Waiting { .. } => {}
+            }
+        }
         let shared = &self.shared;
         let limits = &shared.limits;
 
@@ -153,48 +157,22 @@ where
         let deadline = extensions.and_then(|all| all.get::<Deadline>().copied());
         let observed = shared.observer.is_enabled();
 
-        let mut whole = limits.total;
-        if let Some(overrides) = overrides {
-            whole = overrides.total.or(whole);
-            if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
-                return self.refuse(Elapsed::new(Phase::Ready, limit, ready_after));
-            }
-        }
         let mut terms = Terms {
-            overrides: overrides.copied().map(Box::new),
             size: P::size(&request).unwrap_or(0),
             ..Terms::default()
         };
-
-        if observed || whole.is_some() || deadline.is_some() {
-            let now = Instant::now();
-            terms.started = Some(now);
-            if observed {
-                shared.phase_ended(Phase::Ready, ready_after);
-            }
-            let left = deadline.map(|deadline| deadline.remaining(now.into_std()));
-            if left == Some(Duration::ZERO) {
-                return self.refuse(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
-            }
-            // Nobody extends a deadline.
-            terms.total = match (whole, left) {
-                (Some(whole), Some(left)) => Some(whole.min(left)),
-                (whole, left) => whole.or(left),
-            };
-            if let Some(whole) = whole
-                && (deadline.is_some() || shared.shares_deadline)
-                && let Some(extensions) = <P as Requests<Req>>::extensions_mut(&mut request)
-            {
-                let end = Deadline::after(now.into_std(), whole);
-                extensions.insert(deadline.map_or(end, |deadline| deadline.earlier(end)));
+        // Without any of these the clock is not read and nothing is written.
+        if observed || limits.total.is_some() || overrides.is_some() || deadline.is_some() {
+            let own = (overrides.copied(), deadline);
+            if let Err(elapsed) = self.own_terms(&mut terms, &mut request, own, ready_after) {
+                return self.refuse(elapsed);
             }
         }
 
         let call = Call {
-            remembered: shared.classify.on_request(&request),
-            shared: Arc::clone(shared),
+            remembered: self.shared.classify.on_request(&request),
+            shared: Arc::clone(&self.shared),
             terms,
-            observed,
         };
         ResponseFuture::new(self.inner.call(request), call)
     }
@@ -204,6 +182,63 @@ impl<S: Clone, C, P, O> Timeout<S, C, P, O> {
     /// Gives back whatever readiness the inner service holds or queues for: a clone has none.
     fn give_back(&mut self) {
         self.inner = self.inner.clone();
+    }
+}
+
+impl<S, C, P, O: Observer> Timeout<S, C, P, O> {
+    /// What the whole call has to keep to, written into the request where the layers inside are to
+    /// know it.
+    ///
+    /// # Errors
+    ///
+    /// When it is too late already.
+    #[inline(never)]
+    fn own_terms<Req>(
+        &self,
+        terms: &mut Terms,
+        request: &mut Req,
+        (overrides, deadline): (Option<TimeLimits>, Option<Deadline>),
+        ready_after: Duration,
+    ) -> Result<(), Elapsed>
+    where
+        P: Requests<Req>,
+    {
+        let shared = &self.shared;
+        let observed = shared.observer.is_enabled();
+        let mut whole = shared.limits.total;
+        if let Some(overrides) = overrides {
+            whole = overrides.total.or(whole);
+            if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
+                return Err(Elapsed::new(Phase::Ready, limit, ready_after));
+            }
+            terms.overrides = Some(Box::new(overrides));
+        }
+        if !observed && whole.is_none() && deadline.is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        terms.started = Some(now);
+        if observed {
+            shared.phase_ended(Phase::Ready, ready_after);
+        }
+        let left = deadline.map(|deadline| deadline.remaining(now.into_std()));
+        if left == Some(Duration::ZERO) {
+            return Err(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
+        }
+        // Nobody extends a deadline.
+        let total = match (whole, left) {
+            (Some(whole), Some(left)) => Some(whole.min(left)),
+            (whole, left) => whole.or(left),
+        };
+        terms.total = total.map(Limit::new);
+        if let Some(whole) = whole
+            && (deadline.is_some() || shared.shares_deadline)
+            && let Some(extensions) = P::extensions_mut(request)
+        {
+            let end = Deadline::after(now.into_std(), whole);
+            extensions.insert(deadline.map_or(end, |deadline| deadline.earlier(end)));
+        }
+        Ok(())
     }
 }
 
