@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready as ready_or_pending},
 };
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 use http_body::Body;
 
@@ -488,11 +488,11 @@ impl PackedHeaders {
         let mut packed = Vec::with_capacity(len);
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
-            packed.put_u32(len_of(name));
-            packed.put_u32(len_of(value.as_bytes()));
-            packed.put_u8(u8::from(value.is_sensitive()));
-            packed.put_slice(name);
-            packed.put_slice(value.as_bytes());
+            let [a, b, c, d] = len_of(name);
+            let [e, f, g, h] = len_of(value.as_bytes());
+            packed.extend_from_slice(&[a, b, c, d, e, f, g, h, value.is_sensitive().into()]);
+            packed.extend_from_slice(name);
+            packed.extend_from_slice(value.as_bytes());
         }
         Self(packed.into())
     }
@@ -521,8 +521,8 @@ impl PackedHeaders {
 }
 
 /// Headers are far below the 4 GiB that this can tell.
-fn len_of(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+fn len_of(bytes: &[u8]) -> [u8; 4] {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -543,5 +543,36 @@ mod tests {
         assert!(unpacked["authorization"].is_sensitive());
         assert!(!unpacked["content-type"].is_sensitive());
         assert!(PackedHeaders::pack(&HeaderMap::new()).unpack().is_empty());
+    }
+
+    #[test]
+    fn a_further_request_is_like_the_first() {
+        use futures_util::FutureExt;
+        use http_body_util::{BodyExt, Full};
+
+        let carry = CarryExtensions::default().with::<u8>();
+        let request = http::Request::put("/v1/chat?x=1")
+            .version(Version::HTTP_2)
+            .header("authorization", "Bearer key")
+            .extension(7_u8)
+            .extension("not carried")
+            .body(Full::new(Bytes::from_static(b"a body")))
+            .unwrap();
+        let prepared = <Http as Replay<http::Request<Full<Bytes>>>>::prepare(request, 10, &carry);
+        let Some(Ok(Frozen::Replayable((first, spare)))) = prepared.now_or_never() else {
+            panic!("it is small and all there");
+        };
+        let again = <Http as Replay<http::Request<Full<Bytes>>>>::again(&spare);
+        for request in [first, again] {
+            let (parts, body) = request.into_parts();
+            assert_eq!(parts.method, "PUT");
+            assert_eq!(parts.uri, "/v1/chat?x=1");
+            assert_eq!(parts.version, Version::HTTP_2);
+            assert_eq!(parts.headers["authorization"], "Bearer key");
+            assert_eq!(parts.extensions.get(), Some(&7_u8));
+            assert_eq!(parts.extensions.get::<&str>(), None);
+            let body = body.collect().now_or_never().unwrap().unwrap().to_bytes();
+            assert_eq!(body, "a body");
+        }
     }
 }

@@ -203,6 +203,7 @@ impl<S, R, O: Observer> Begun<S, R, O> {
         }
     }
 
+    #[cold]
     fn lost<H, B, K: ClassifyStream>(
         &mut self,
         now: Instant,

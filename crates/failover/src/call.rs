@@ -1,4 +1,11 @@
-use std::{future::poll_fn, ops::ControlFlow, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    ops::ControlFlow,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use backstop_core::{
     Attempt, BoxError, Classify, ClassifyStream, Deadline, Event, Failure, Frozen, HintSource,
@@ -114,8 +121,8 @@ type LossOf<P, Res> = Loss<HeadOf<P, Res>, BodyOf<P, Res>>;
 
 /// Serves one call.
 ///
-/// The work is in one block that owns its state: what is passed to an `async fn` is kept twice, and
-/// all of a future is moved when it is boxed.
+/// The work is in one block that owns its state, and makes it when it is polled: what is passed to an
+/// `async fn` is kept twice, and all of a future is moved when it is boxed.
 pub(crate) fn run<S, C, P, O, Req>(
     inner: Arc<Inner<S, C, O>>,
     request: Req,
@@ -127,11 +134,14 @@ where
     C: Classify<<P as Replay<Req>>::Request, S::Response>,
     O: Observer,
 {
-    let mut call: Call<S, C, P, O, Req> = Call::new(inner, &request);
-    let config = &call.inner.config;
-    let freeze = P::prepare(request, config.replay_limit, &config.carry);
+    let started = Instant::now();
     async move {
-        call.freeze(freeze).await?;
+        let mut call: Call<S, C, P, O, Req> = Call::new(inner, &request, started);
+        {
+            let config = &call.inner.config;
+            let freeze = pin!(P::prepare(request, config.replay_limit, &config.carry));
+            call.freeze(freeze).await?;
+        }
         call.drive().await
     }
 }
@@ -145,11 +155,10 @@ where
     O: Observer,
 {
     /// Takes what is needed from the request.
-    fn new(inner: Arc<Inner<S, C, O>>, request: &Req) -> Self
+    fn new(inner: Arc<Inner<S, C, O>>, request: &Req, started: Instant) -> Self
     where
         P: Requests<Req>,
     {
-        let started = Instant::now();
         let extensions = <P as Requests<Req>>::extensions(request);
         let callers = extensions.and_then(|extensions| extensions.get::<Deadline>().copied());
         let ours = inner
@@ -204,9 +213,8 @@ where
     }
 
     /// Reads the request.
-    async fn freeze(&mut self, freeze: P::Prepare) -> Result<(), BoxError> {
+    async fn freeze(&mut self, mut freeze: Pin<&mut P::Prepare>) -> Result<(), BoxError> {
         let mut timer = pin!(Timer::new(self.now, self.until));
-        let mut freeze = pin!(freeze);
         let frozen = poll_fn(|cx| timer.as_mut().poll_race(freeze.as_mut(), cx)).await;
         self.now = timer.now();
         self.source = match frozen {
@@ -254,6 +262,11 @@ where
                 Some(delay) => Box::pin(self.ask_hedged(begun, delay)).await,
                 None => {
                     let settled = begun.attempt::<C, P>(&self.inner.classify).await;
+                    // An answer is large: it is not handed through what judges losses.
+                    if let Attempted::Answered(head, body) = settled.attempted {
+                        self.note_answer(target, settled.place, settled.now, &settled.tried);
+                        return Ok(self.answered(target, head, body));
+                    }
                     self.settle(settled)
                 }
             };
@@ -408,6 +421,7 @@ where
             .transpose()
     }
 
+    #[cold]
     fn skip(&mut self, target: usize, skipped: Skipped, exercised: bool) {
         let state = &self.inner.state;
         let name = state.name(target);
@@ -674,41 +688,50 @@ where
             tried,
             attempted,
         } = settled;
-        self.now = self.now.max(now);
-        self.trace.update(place, tried);
         match attempted {
             Attempted::Answered(head, body) => {
-                let shared = &self.inner.state.shared;
-                shared
-                    .plan
-                    .on_first_token(self.now, target, first_token(&tried));
-                if tried.cause != Cause::Exercise {
-                    shared
-                        .plan
-                        .on_served(&self.planning, target, self.planned_first);
-                }
-                if let Some(hedge) = self.inner.config.hedge {
-                    hedge.record(&self.target(target).first_token, tried.took);
-                }
+                self.note_answer(target, place, now, &tried);
                 Round::Answered(target, head, body)
             }
             Attempted::Lost(loss) => {
-                if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = loss.outcome.kind() {
-                    self.inner.state.shared.plan.on_first_token(
-                        self.now,
-                        target,
-                        first_token(&tried),
-                    );
-                }
-                if tried.possible_duplicate {
-                    let name = self.inner.state.name(target);
-                    self.inner
-                        .state
-                        .observer
-                        .on_event(&Event::PossibleDuplicate { target: name });
-                }
+                self.note_loss(target, place, now, &tried, loss.outcome.kind());
                 Round::Lost(loss, None)
             }
+        }
+    }
+
+    fn note_answer(&mut self, target: usize, place: usize, now: Instant, tried: &Tried) {
+        self.now = self.now.max(now);
+        self.trace.update(place, *tried);
+        let shared = &self.inner.state.shared;
+        shared
+            .plan
+            .on_first_token(self.now, target, first_token(tried));
+        if tried.cause != Cause::Exercise {
+            shared
+                .plan
+                .on_served(&self.planning, target, self.planned_first);
+        }
+        if let Some(hedge) = self.inner.config.hedge {
+            hedge.record(&self.target(target).first_token, tried.took);
+        }
+    }
+
+    #[cold]
+    fn note_loss(&mut self, target: usize, place: usize, now: Instant, tried: &Tried, kind: Kind) {
+        self.now = self.now.max(now);
+        self.trace.update(place, *tried);
+        let state = &self.inner.state;
+        if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = kind {
+            state
+                .shared
+                .plan
+                .on_first_token(self.now, target, first_token(tried));
+        }
+        if tried.possible_duplicate {
+            state.observer.on_event(&Event::PossibleDuplicate {
+                target: state.name(target),
+            });
         }
     }
 
@@ -772,6 +795,7 @@ where
     }
 
     /// The answer when nobody did better than `loss`.
+    #[cold]
     fn conclude(
         &mut self,
         loss: LossOf<P, S::Response>,
@@ -794,6 +818,7 @@ where
     }
 
     /// The answer when nobody answered.
+    #[cold]
     fn exhausted(&mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
         tracing::warn!(
             name: "backstop.failover.exhausted",
@@ -822,6 +847,7 @@ where
         Err(self.fail(outcome, None))
     }
 
+    #[cold]
     fn fail(&mut self, mut outcome: Outcome, error: Option<BoxError>) -> BoxError {
         if outcome.retry_after().is_none()
             && let Some(wait) = self.soonest()

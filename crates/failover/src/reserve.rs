@@ -55,6 +55,9 @@ impl Reserve {
         if others == 0 {
             return left;
         }
+        if let (Kept::Share(share), true) = (self.0, least_time.is_zero()) {
+            return left.saturating_sub(Duration::from_nanos(part(left, share)));
+        }
         let even = left / others.saturating_add(1);
         let limit = match self.0 {
             Kept::Share(share) => left.saturating_sub(Duration::from_nanos(part(left, share))),

@@ -37,6 +37,7 @@ impl Timer {
     }
 
     /// Polls `future`, and says when the limit is reached before it is ready.
+    #[inline]
     pub(crate) fn poll_race<F: Future>(
         self: Pin<&mut Self>,
         future: Pin<&mut F>,
