@@ -9,7 +9,6 @@ mod cli;
 mod client;
 mod config;
 mod demo;
-mod judge;
 mod logs;
 mod needs;
 mod reply;

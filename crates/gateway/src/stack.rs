@@ -8,10 +8,10 @@ use backstop_cache::{
     SimplifiedAnswer, Store, Tenant,
 };
 use backstop_core::{
-    BoxError, CarryExtensions, FrozenRequest, RetargetLayer, body::Replayable, outcome_of,
+    BoxError, CarryExtensions, Classify, FrozenRequest, RetargetLayer, body::Replayable, outcome_of,
 };
 use backstop_failover::{
-    Failover, FailoverBuilder, FailoverHandle, Force, Judged, Trace,
+    Failover, FailoverHandle, Force, Judged, Trace,
     admission::Admission,
     budget::Budget,
     guards::Needs,
@@ -35,7 +35,6 @@ use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncServi
 use crate::{
     client::Tls,
     config::{self, Config, Order, StoreAt, TenantBy},
-    judge::judge,
 };
 
 /// What answers for one model. It never fails: errors are answers in the caller's dialect.
@@ -230,22 +229,14 @@ fn stack(
     common: &Common,
 ) -> Result<(Stack, FailoverHandle), BoxError> {
     let classify = ClassifyHttp::new(model.dialect);
-    let limit = common.replay_limit;
-    // A judge keeps a copy of every answer, so there is none where nothing is to be judged.
-    let (mut inner, handle) = if model.reject.is_empty() {
-        let failover = failover(model, limit, classify)?.build(targets)?;
-        let handle = failover.handle();
-        let boxed = failover.map_response(|response: Response<_>| response.map(Body::new));
-        (Inner::new(boxed), handle)
+    let bad = model.bad_answers;
+    let (mut inner, handle) = if bad.is_none() {
+        failover(model, common.replay_limit, classify, targets)?
     } else {
-        let (dialect, flaws) = (model.dialect, Arc::<[_]>::from(&*model.reject));
-        let judged = Judged::new(classify, move |_: &AnswerReader, body: &[u8]| {
-            judge(dialect, &flaws, body)
-        });
-        let failover = failover(model, limit, judged)?.build(targets)?;
-        let handle = failover.handle();
-        let boxed = failover.map_response(|response: Response<_>| response.map(Body::new));
-        (Inner::new(boxed), handle)
+        // It holds a copy of what it judges, so it is there only where it is asked for.
+        let judge = move |reader: &AnswerReader, answer: &[u8]| bad.judge(reader, answer);
+        let classify = Judged::new(classify, judge);
+        failover(model, common.replay_limit, classify, targets)?
     };
     if model.cache
         && let Some((cache, store, secret)) = &common.store
@@ -275,11 +266,16 @@ fn failed(dialect: Dialect, error: &BoxError) -> Response<Body> {
     response
 }
 
+/// The targets of a model behind one another, and their handle.
 fn failover<C>(
     model: &config::Model,
     replay_limit: usize,
     classify: C,
-) -> Result<FailoverBuilder<C>, BoxError> {
+    targets: Vec<Target>,
+) -> Result<(Inner, FailoverHandle), BoxError>
+where
+    C: Classify<Request<Replayable<Body>>, Response<Body>> + Send + Sync + 'static,
+{
     let (order, dwell) = (model.order.clone(), model.dwell);
     let mut builder = Failover::builder(classify)
         .deadline(model.deadline)
@@ -302,7 +298,10 @@ fn failover<C>(
     if let Some(share) = model.exercise {
         builder = builder.exercise(share);
     }
-    Ok(builder)
+    let failover = builder.build(targets)?;
+    let handle = failover.handle();
+    let inner = failover.map_response(|response: Response<_>| response.map(Body::new));
+    Ok((Inner::new(inner), handle))
 }
 
 fn plan(

@@ -2,16 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use backstop_core::Kind;
 use backstop_failover::{
     Hedge, Reserve, Retry,
     budget::{Budget, BudgetConfig},
+    guards::{Guards, WentWrong},
     health::LastResort,
     plan::Weighted,
 };
-use backstop_wire::Dialect;
+use backstop_wire::{BadAnswers, Dialect};
 use http::HeaderName;
-
-use crate::judge::Flaw;
 
 use super::{
     Target, duration, flag, header,
@@ -38,8 +38,8 @@ pub(crate) struct Model {
     /// The share of the calls that each backup is given.
     pub(crate) exercise: Option<f64>,
     pub(crate) at_most_once: bool,
-    /// What makes a whole answer a bad one, for which the next target is asked.
-    pub(crate) reject: Vec<Flaw>,
+    /// Which answers count as failures although their status is good.
+    pub(crate) bad_answers: BadAnswers,
     pub(crate) last_resort: LastResort,
     pub(crate) budget: BudgetConfig,
     /// Whether answers are kept for when no model can answer.
@@ -135,9 +135,11 @@ fn model(
         .optional("exercise")
         .map_or(Some(None), |value| value.number(0.0, 0.5).map(Some));
     let at_most_once = flag(&mut table, "at_most_once");
-    let reject = table
-        .optional("reject")
-        .map_or(Some(Vec::new()), |value| flaws(&value));
+    let bad_answers = table
+        .optional("bad_answers")
+        .map_or(Some(BadAnswers::default()), |value| {
+            bad_answers(&value, targets, names.as_ref().map(|(names, _)| &**names))
+        });
     let last_resort = table
         .optional("last_resort")
         .map_or(Some(LastResort::default()), |value| {
@@ -176,7 +178,7 @@ fn model(
         hedge: hedge?,
         exercise: exercise?,
         at_most_once: at_most_once?,
-        reject: reject?,
+        bad_answers: bad_answers?,
         last_resort: last_resort?,
         budget: budget?,
         cache: cached?,
@@ -249,21 +251,6 @@ fn read_weights(value: &Value<'_>, targets: usize) -> Option<Vec<u32>> {
     Some(weights)
 }
 
-fn flaws(value: &Value<'_>) -> Option<Vec<Flaw>> {
-    let items = value.array("an array such as [\"empty\", \"refused\"]")?;
-    let flaws = items.iter().map(|item| {
-        item.one_of(&[
-            ("empty", Flaw::Empty),
-            ("truncated", Flaw::Truncated),
-            ("refused", Flaw::Refused),
-            ("bad_tool_call", Flaw::BadToolCall),
-        ])
-    });
-    // Collected first, so that every wrong one is named.
-    let flaws: Vec<_> = flaws.collect();
-    flaws.into_iter().collect()
-}
-
 fn retry(value: &Value<'_>) -> Option<Retry> {
     let mut table = value.table("a table such as { times = 1 }")?;
     let times = table
@@ -319,6 +306,47 @@ fn budget(value: &Value<'_>) -> Option<BudgetConfig> {
     let config = config?;
     value.fits(Budget::new(config))?;
     Some(config)
+}
+
+/// Which answers are bad. Nobody is asked after a refusal but who takes refused content.
+fn bad_answers(
+    value: &Value<'_>,
+    targets: Option<&BTreeMap<Arc<str>, Target>>,
+    names: Option<&[Arc<str>]>,
+) -> Option<BadAnswers> {
+    type Rule = fn(BadAnswers) -> BadAnswers;
+    const RULES: [(&str, Rule); 4] = [
+        ("empty", BadAnswers::empty),
+        ("malformed_tool_call", BadAnswers::malformed_tool_call),
+        ("refusal", BadAnswers::refusal),
+        ("truncated", BadAnswers::truncated),
+    ];
+    let items = value.array("an array such as [\"empty\", \"truncated\"]")?;
+    // Collected first, so that every wrong one is named.
+    let rules: Vec<_> = items.iter().map(|item| item.one_of(&RULES)).collect();
+    let rules: Vec<_> = rules.into_iter().collect::<Option<_>>()?;
+    let bad = rules
+        .into_iter()
+        .fold(BadAnswers::default(), |bad, rule| rule(bad));
+    if bad == bad.refusal()
+        && let (Some(targets), Some(names)) = (targets, names)
+        && !names
+            .iter()
+            .any(|name| targets.get(name).is_some_and(takes_refused))
+    {
+        value.expected(
+            "beside \"refusal\" a target with `takes_refused_content = true` that may follow one",
+        );
+        return None;
+    }
+    Some(bad)
+}
+
+/// Whether a target may be asked when another refused the content.
+fn takes_refused(target: &Target) -> bool {
+    let mut refused = WentWrong::default();
+    refused.failed(&Guards::default(), Kind::ContentFiltered);
+    target.guards.follows(&refused).is_ok()
 }
 
 /// A text, or a text with a status.

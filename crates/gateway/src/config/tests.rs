@@ -5,7 +5,7 @@ use backstop_failover::{
     guards::{Guards, Kinds},
     health::LastResort,
 };
-use backstop_wire::{Dialect, Provider};
+use backstop_wire::{BadAnswers, Dialect, Provider};
 use proptest::prelude::*;
 
 use super::{model::DEADLINE, target::Timeouts, *};
@@ -148,7 +148,7 @@ retry = { times = 2, base = "100ms", cap = "1s", longest_wait = "1s" }
 hedge = { percentile = 0.95, least = "500ms" }
 exercise = 0.01
 at_most_once = true
-reject = ["empty", "truncated", "refused", "bad_tool_call"]
+bad_answers = ["empty", "malformed_tool_call", "truncated"]
 last_resort = "refuse"
 budget = { share = 0.2, per_second = 2, cap = 50, retry_cost = 1, failover_cost = 0.5, hedge_cost = 1 }
 cache = true
@@ -233,7 +233,13 @@ fn reads_the_rare_keys() {
     assert_eq!(model.hedge, Some(Hedge::percentile(0.95, ms(500)).unwrap()));
     assert_eq!(model.exercise, Some(0.01));
     assert!(model.at_most_once && model.cache);
-    assert_eq!(model.reject.len(), 4);
+    assert_eq!(
+        model.bad_answers,
+        BadAnswers::default()
+            .empty()
+            .malformed_tool_call()
+            .truncated()
+    );
     assert_eq!(model.last_resort, LastResort::Refuse);
     assert_eq!(
         model.budget,
@@ -321,6 +327,19 @@ fn says_what_is_wrong_with_the_rare_keys() {
             "",
             "line 61: model[0].hedge: expected { after = \"2s\" } or { percentile = 0.95, least = \
              \"500ms\" }",
+        ),
+        (
+            "[\"empty\", ",
+            "[\"emtpy\", ",
+            "line 64: model[0].bad_answers[0]: expected one of `empty`, `malformed_tool_call`, \
+             `refusal`, `truncated`; did you mean `empty`?",
+        ),
+        // One takes refused content, but only after something else.
+        (
+            "\"truncated\"]",
+            "\"refusal\"]",
+            "line 64: model[0].bad_answers: expected beside \"refusal\" a target with \
+             `takes_refused_content = true` that may follow one",
         ),
         (
             "share = 0.2, per_second",
@@ -437,6 +456,7 @@ targets = ["a"]
         "reserve",
         "plan",
         "at_most_once",
+        "bad_answers",
         "last_resort",
         "cache",
     ] {

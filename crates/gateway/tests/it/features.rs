@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use backstop_testkit::model::{ClosedPort, Model, Reply};
+use backstop_wire::Dialect;
 use http::HeaderValue;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::{Answer, Gateway, KINDS, Kind, config, http1, read};
@@ -121,33 +122,6 @@ async fn a_lost_request_is_not_sent_again_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_none_is_not_passed_on_where_that_is_asked_for() {
-    for kind in KINDS.into_iter().filter(|kind| !kind.streamed) {
-        let cut = match kind.word() {
-            "anthropic" => json!({
-                "type": "message", "role": "assistant", "model": "large", "id": "m",
-                "content": [{"type": "text", "text": "Half a"}], "stop_reason": "max_tokens",
-                "usage": {"input_tokens": 1, "output_tokens": 2},
-            }),
-            _ => json!({
-                "object": "chat.completion", "model": "large", "id": "m", "choices": [{
-                    "index": 0, "finish_reason": "length",
-                    "message": {"role": "assistant", "content": "Half a"},
-                }],
-            }),
-        };
-        let reject = "reject = [\"truncated\"]";
-        for (model_has, expected) in [("", "primary"), (reject, "backup")] {
-            let (primary, _backup, gateway) = with(kind, "", "", model_has).await;
-            primary.always(Reply::raw(200, cut.to_string()));
-            let answer = gateway.ask(kind).await;
-            assert_eq!(answer.status, 200);
-            assert_eq!(answer.header("x-backstop-served-by"), expected);
-        }
-    }
-}
-
-#[tokio::test]
 async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can() {
     let cache = "[cache]\ntenant = { header = \"authorization\" }\n";
     for kind in KINDS {
@@ -195,5 +169,80 @@ async fn the_operators_text_is_the_last_resort() {
         let answer = gateway.ask(kind).await;
         assert_eq!(answer.status, 503);
         assert_eq!(answer.json()["error"]["message"], "Out of office.");
+    }
+}
+
+/// An answer with this text, whole and in one piece, that ended for the reason.
+fn ended(kind: Kind, text: &str, reason: &str) -> Reply {
+    let openai = |name: &str, message: Value, reason: Option<&str>| json!({"choices": [{"index": 0, name: message, "finish_reason": reason}]});
+    let message = json!({"role": "assistant", "content": text});
+    let block = |text: &str| json!({"type": "text", "text": text});
+    let events = match (kind.dialect, kind.streamed) {
+        (Dialect::Anthropic, false) => {
+            let body = json!({"type": "message", "content": [block(text)], "stop_reason": reason});
+            return Reply::raw(200, body.to_string());
+        }
+        (_, false) => return Reply::raw(200, openai("message", message, Some(reason)).to_string()),
+        (Dialect::Anthropic, true) => vec![
+            json!({"type": "message_start", "message": {"type": "message", "content": []}}),
+            json!({"type": "content_block_start", "index": 0, "content_block": block("")}),
+            json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": text}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "message_delta", "delta": {"stop_reason": reason}}),
+            json!({"type": "message_stop"}),
+        ],
+        (_, true) => vec![
+            openai("delta", message, None),
+            openai("delta", json!({}), Some(reason)),
+        ],
+    };
+    let events = events.iter().map(|event| format!("data: {event}\n\n"));
+    Reply::raw(200, events.collect::<String>()).header("content-type", "text/event-stream")
+}
+
+#[tokio::test]
+async fn bad_answers_fail_over_where_that_is_asked_for() {
+    let takes = "takes_refused_content = true";
+    let all = "bad_answers = [\"empty\", \"malformed_tool_call\", \"refusal\", \"truncated\"]";
+    for kind in KINDS {
+        let [done, cut, call, refused] = match kind.dialect {
+            Dialect::Anthropic => ["end_turn", "max_tokens", "tool_use", "refusal"],
+            _ => ["stop", "length", "tool_calls", "content_filter"],
+        };
+        let cases = [
+            (ended(kind, "\n", done), "malformed_response"),
+            (ended(kind, "To be or", cut), "malformed_response"),
+            (ended(kind, "I look it up.", call), "malformed_response"),
+            (ended(kind, "I cannot say.", refused), "content_filtered"),
+        ];
+        let (primary, backup, gateway) = with(kind, "", takes, "").await;
+        for (reply, _) in &cases {
+            primary.push(reply.clone());
+            assert_eq!(gateway.ask(kind).await.served()[0], "primary", "{reply:?}");
+        }
+        assert_eq!(backup.log().len(), 0);
+
+        let (primary, backup, gateway) = with(kind, "", takes, all).await;
+        for (reply, outcome) in &cases {
+            primary.push(reply.clone());
+            let answer = gateway.ask(kind).await;
+            assert_eq!(answer.text(kind), backup.text(), "{reply:?}");
+            let trace = answer.header("x-backstop-trace");
+            let failed = format!("primary;failed={outcome}");
+            assert!(trace.starts_with(&failed), "{trace}");
+        }
+        primary.push(ended(kind, "Whole.", done));
+        assert_eq!(gateway.ask(kind).await.text(kind), "Whole.");
+
+        // When nobody does better, a refusal is still what a model said.
+        for model in [&primary, &backup] {
+            model.push(ended(kind, "I cannot say.", refused));
+        }
+        assert_eq!(gateway.ask(kind).await.text(kind), "I cannot say.");
+        for model in [&primary, &backup] {
+            model.push(ended(kind, "To be or", cut));
+        }
+        assert_eq!(gateway.ask(kind).await.status, 502);
     }
 }
