@@ -67,8 +67,17 @@ pub trait Responses<Res> {
 
     /// Whether the head alone says that this is no answer, though not why. The body is then small
     /// and may be read before the response is passed on.
+    #[inline]
     fn is_failure(head: &Self::Head) -> bool {
         let _ = head;
+        false
+    }
+
+    /// Whether the head promises an answer and the body is still to come, so that all there is to do
+    /// is to watch it. `false` is always safe: the response is then taken apart and looked at.
+    #[inline]
+    fn is_to_be_read(response: &Res) -> bool {
+        let _ = response;
         false
     }
 
@@ -84,14 +93,17 @@ pub struct NoBody(Infallible);
 // === impl Http ===
 
 impl<B: Body> Requests<http::Request<B>> for Http {
+    #[inline]
     fn extensions(request: &http::Request<B>) -> Option<&Extensions> {
         Some(request.extensions())
     }
 
+    #[inline]
     fn extensions_mut(request: &mut http::Request<B>) -> Option<&mut Extensions> {
         Some(request.extensions_mut())
     }
 
+    #[inline]
     fn size(request: &http::Request<B>) -> Option<u64> {
         request.body().size_hint().exact()
     }
@@ -105,11 +117,13 @@ where
     type Body = B;
     type With<B2> = http::Response<B2>;
 
+    #[inline]
     fn split(response: http::Response<B>) -> (Self::Head, Option<B>) {
         let (head, body) = response.into_parts();
         (head, Some(body))
     }
 
+    #[inline]
     #[expect(
         clippy::expect_used,
         reason = "the trait states when the body is there"
@@ -127,16 +141,24 @@ where
         Some(&head.extensions)
     }
 
+    #[inline]
     fn extensions_mut(head: &mut Self::Head) -> Option<&mut Extensions> {
         Some(&mut head.extensions)
     }
 
     /// True for any status but 2xx.
+    #[inline]
     fn is_failure(head: &Self::Head) -> bool {
         !head.status.is_success()
     }
 
+    #[inline]
+    fn is_to_be_read(response: &http::Response<B>) -> bool {
+        response.status().is_success() && !response.body().is_end_stream()
+    }
+
     /// Sets `x-should-retry: false`, which the official OpenAI and Anthropic SDKs obey.
+    #[inline]
     fn mark_final(head: &mut Self::Head) {
         head.headers.insert(
             HeaderName::from_static("x-should-retry"),
@@ -148,14 +170,17 @@ where
 // === impl Typed ===
 
 impl<Req> Requests<Req> for Typed {
+    #[inline]
     fn extensions(_: &Req) -> Option<&Extensions> {
         None
     }
 
+    #[inline]
     fn extensions_mut(_: &mut Req) -> Option<&mut Extensions> {
         None
     }
 
+    #[inline]
     fn size(_: &Req) -> Option<u64> {
         None
     }
@@ -166,10 +191,12 @@ impl<Res: Send> Responses<Res> for Typed {
     type Body = NoBody;
     type With<B> = Res;
 
+    #[inline]
     fn split(response: Res) -> (Res, Option<NoBody>) {
         (response, None)
     }
 
+    #[inline]
     fn join<B>(head: Res, _: Option<B>) -> Res {
         head
     }
@@ -183,10 +210,12 @@ impl<Res: Send> Responses<Res> for Typed {
         None
     }
 
+    #[inline]
     fn extensions_mut(_: &mut Res) -> Option<&mut Extensions> {
         None
     }
 
+    #[inline]
     fn mark_final(_: &mut Res) {}
 }
 
@@ -196,6 +225,7 @@ impl Body for NoBody {
     type Data = Bytes;
     type Error = Infallible;
 
+    #[inline]
     fn poll_frame(
         self: std::pin::Pin<&mut Self>,
         _: &mut std::task::Context<'_>,

@@ -57,11 +57,8 @@ pin_project! {
         #[pin]
         inner: B,
         watching: Option<Watching<C, W>>,
-        // The last byte of a body of known length, while the answer in it is not whole.
-        withheld: Option<Bytes>,
-        // Comes after what is withheld. Boxed: it is large, and next to never there.
-        trailers: Option<Box<Frame<Bytes>>>,
-        pending_error: Option<Failure>,
+        // Boxed: it is large, next to never there, and would be moved about with every body.
+        late: Option<Box<Late>>,
         done: bool,
         // Frames still to come that have been classified before.
         classified: usize,
@@ -70,36 +67,73 @@ pin_project! {
     impl<B, C: ClassifyStream, W: Watch> PinnedDrop for Watched<B, C, W> {
         fn drop(this: Pin<&mut Self>) {
             if let Some(watching) = this.project().watching.take() {
-                watching.finish(End::Dropped);
+                watching.cut(End::Dropped);
             }
         }
     }
 }
 
+/// What is passed on after the frame that the inner body has brought last.
+#[derive(Debug, Default)]
+struct Late {
+    /// Comes in the stead of all else.
+    error: Option<Failure>,
+    /// The last byte of a body of known length, while the answer in it is not whole.
+    withheld: Option<Bytes>,
+    /// Comes after what is withheld.
+    trailers: Option<Frame<Bytes>>,
+}
+
 struct Watching<C, W> {
     classify: C,
     watch: W,
-    /// A failure that the body itself reported.
-    told: Option<Outcome>,
+    /// A failure that the body itself reported. Boxed for the reason that the rest is.
+    told: Option<Box<Outcome>>,
     /// Whether the proper end has come.
     ended: bool,
 }
 
+impl Late {
+    fn is_empty(&self) -> bool {
+        self.error.is_none() && self.withheld.is_none() && self.trailers.is_none()
+    }
+
+    fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
+        if let Some(failure) = self.error.take() {
+            return Some(Err(failure.into()));
+        }
+        let withheld = self.withheld.take().map(Frame::data);
+        withheld.or_else(|| self.trailers.take()).map(Ok)
+    }
+}
+
 impl<C: ClassifyStream, W: Watch> Watching<C, W> {
+    #[inline]
     fn step(&mut self, step: &Step) {
-        self.told = self.told.or(step.failed);
+        if let (None, Some(failed)) = (&self.told, step.failed) {
+            self.told = Some(Box::new(failed));
+        }
         self.ended |= step.progress == Progress::End;
     }
 
+    /// The end of a body that did not come to its own.
+    #[cold]
+    #[inline(never)]
+    fn cut(self, end: End<'_>) -> Outcome {
+        self.finish(end)
+    }
+
+    #[inline(always)]
     fn finish(mut self, end: End<'_>) -> Outcome {
         let outcome = self.classify.on_end(end);
         // What the stream said of itself stands, whatever came after.
-        let outcome = self.told.unwrap_or(outcome);
+        let outcome = self.told.map_or(outcome, |told| *told);
         self.watch.on_finish(&outcome);
         outcome
     }
 
     /// The failure to end with, when the body ended cleanly and its reader would not know.
+    #[inline]
     fn end(self, trailers: Option<&http::HeaderMap>) -> Option<Failure> {
         let told = self.told.is_some();
         let outcome = self.finish(End::Clean(trailers));
@@ -109,6 +143,7 @@ impl<C: ClassifyStream, W: Watch> Watching<C, W> {
 
 impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     /// Watches `inner` from its beginning.
+    #[inline]
     pub const fn new(inner: B, classify: C, watch: W) -> Self {
         Self {
             inner,
@@ -118,9 +153,7 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
                 told: None,
                 ended: false,
             }),
-            withheld: None,
-            trailers: None,
-            pending_error: None,
+            late: None,
             done: false,
             classified: 0,
         }
@@ -138,13 +171,12 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     }
 
     /// Passes on `inner`, whose outcome is known already.
+    #[inline]
     pub const fn decided(inner: B) -> Self {
         Self {
             inner,
             watching: None,
-            withheld: None,
-            trailers: None,
-            pending_error: None,
+            late: None,
             done: false,
             classified: 0,
         }
@@ -165,13 +197,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        if let Some(failure) = this.pending_error.take() {
-            return Poll::Ready(Some(Err(failure.into())));
-        }
         if *this.done {
-            let withheld = this.withheld.take().map(Frame::data);
-            let frame = withheld.or_else(|| this.trailers.take().map(|frame| *frame));
-            return Poll::Ready(frame.map(Ok));
+            return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
         }
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
@@ -182,22 +209,22 @@ where
                     return Poll::Ready(Some(Err(error)));
                 };
                 let cause: &(dyn Error + 'static) = &*error;
-                let outcome = watching.finish(End::Error(cause));
+                let outcome = watching.cut(End::Error(cause));
                 // The answer was whole before the connection broke.
                 if outcome.is_success() {
-                    return Poll::Ready(this.withheld.take().map(|data| Ok(Frame::data(data))));
+                    return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
                 }
-                *this.withheld = None;
+                *this.late = None;
                 return Poll::Ready(Some(Err(Failure::with_source(outcome, error).into())));
             }
             None => {
                 *this.done = true;
                 let failure = this.watching.take().and_then(|watching| watching.end(None));
-                let withheld = this.withheld.take().map(Frame::data);
-                return Poll::Ready(match failure {
-                    Some(failure) => Some(Err(failure.into())),
-                    None => withheld.map(Ok),
-                });
+                if let Some(failure) = failure {
+                    *this.late = None;
+                    return Poll::Ready(Some(Err(failure.into())));
+                }
+                return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
             }
         };
         let mut data = match frame.into_data() {
@@ -209,16 +236,14 @@ where
                 if let Some(failure) =
                     watching.and_then(|watching| watching.end(frame.trailers_ref()))
                 {
-                    *this.withheld = None;
+                    *this.late = None;
                     return Poll::Ready(Some(Err(failure.into())));
                 }
-                return Poll::Ready(Some(Ok(match this.withheld.take() {
-                    Some(withheld) => {
-                        *this.trailers = Some(Box::new(frame));
-                        Frame::data(withheld)
-                    }
-                    None => frame,
-                })));
+                let Some(late) = this.late else {
+                    return Poll::Ready(Some(Ok(frame)));
+                };
+                late.trailers = Some(frame);
+                return Poll::Ready(late.next());
             }
         };
         let Some(watching) = this.watching.as_mut() else {
@@ -233,19 +258,21 @@ where
             watching.watch.on_step(&step);
         }
         let is_open = !watching.ended && watching.told.is_none();
-        if let Some(withheld) = this.withheld.take() {
+        if let Some(withheld) = this.late.take().and_then(|late| late.withheld) {
             data = [withheld, data].concat().into();
         }
         // Whoever reads this may stop at the last byte and never ask for the end.
-        let length_is_known = this.inner.size_hint().exact() == Some(0);
+        let length_is_known = |inner: &B| inner.size_hint().exact() == Some(0);
         if this.inner.is_end_stream() {
             *this.done = true;
-            *this.pending_error = this.watching.take().and_then(|watching| watching.end(None));
-            if length_is_known && this.pending_error.is_some() {
-                data.truncate(data.len().saturating_sub(1));
+            if let Some(failure) = this.watching.take().and_then(|watching| watching.end(None)) {
+                if length_is_known(&this.inner) {
+                    data.truncate(data.len().saturating_sub(1));
+                }
+                this.late.get_or_insert_default().error = Some(failure);
             }
-        } else if length_is_known && is_open && !data.is_empty() {
-            *this.withheld = Some(data.split_off(data.len() - 1));
+        } else if is_open && !data.is_empty() && length_is_known(&this.inner) {
+            this.late.get_or_insert_default().withheld = Some(data.split_off(data.len() - 1));
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
@@ -253,14 +280,13 @@ where
     fn is_end_stream(&self) -> bool {
         // While the outcome is open the end is not: it may have to be an error.
         self.watching.is_none()
-            && self.withheld.is_none()
-            && self.trailers.is_none()
-            && self.pending_error.is_none()
+            && self.late.as_ref().is_none_or(|late| late.is_empty())
             && (self.done || self.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let withheld = self.withheld.as_ref().map_or(0, |data| data.len() as u64);
+        let withheld = self.late.as_ref().and_then(|late| late.withheld.as_ref());
+        let withheld = withheld.map_or(0, |data| data.len() as u64);
         plus(withheld, (!self.done).then(|| self.inner.size_hint()))
     }
 }
