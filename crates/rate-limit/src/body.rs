@@ -30,8 +30,11 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<B, C: ClassifyStream, O: Observer> {
+        // Its outcome was known from the head.
+        Decided { #[pin] body: B },
         Fresh { #[pin] body: Watched<B, C, Learn<O>> },
-        Peeked { #[pin] body: Watched<Peeked<B>, C, Learn<O>> },
+        // Boxed: only the bodies of refusals are peeked, and the others are moved about.
+        Peeked { body: Pin<Box<Watched<Peeked<B>, C, Learn<O>>>> },
         // Nothing came, and nothing but an error tells that it was no answer.
         Empty { failure: Option<Box<Failure>> },
     }
@@ -45,17 +48,17 @@ pub(crate) struct Learn<O> {
 }
 
 impl<O: Observer> Watch for Learn<O> {
+    #[inline]
     fn on_finish(self, outcome: &Outcome) {
         self.memory.learn(self.key, self.sent, outcome);
     }
 }
 
 impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
+    #[inline]
     pub(crate) const fn decided(body: B) -> Self {
         Self {
-            state: State::Fresh {
-                body: Watched::decided(body),
-            },
+            state: State::Decided { body },
         }
     }
 
@@ -71,10 +74,11 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
     }
 
     /// One that was read until its outcome was known.
-    pub(crate) const fn passed(body: Peeked<B>) -> Self {
+    pub(crate) fn passed(body: Peeked<B>) -> Self {
         Self::peeked(Watched::decided(body))
     }
 
+    #[inline]
     pub(crate) const fn watched(body: B, classify: C, learn: Learn<O>) -> Self {
         Self {
             state: State::Fresh {
@@ -83,7 +87,8 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
         }
     }
 
-    pub(crate) const fn peeked(body: Watched<Peeked<B>, C, Learn<O>>) -> Self {
+    pub(crate) fn peeked(body: Watched<Peeked<B>, C, Learn<O>>) -> Self {
+        let body = Box::pin(body);
         Self {
             state: State::Peeked { body },
         }
@@ -99,13 +104,17 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().state.project() {
+            StateProjection::Decided { body } => body
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
             StateProjection::Fresh { body } => body.poll_frame(cx),
-            StateProjection::Peeked { body } => body.poll_frame(cx),
+            StateProjection::Peeked { body } => body.as_mut().poll_frame(cx),
             StateProjection::Empty { failure } => {
                 Poll::Ready(failure.take().map(|failure| Err((*failure).into())))
             }
@@ -114,6 +123,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
+            State::Decided { body } => body.is_end_stream(),
             State::Fresh { body } => body.is_end_stream(),
             State::Peeked { body } => body.is_end_stream(),
             State::Empty { failure } => failure.is_none(),
@@ -122,6 +132,7 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
+            State::Decided { body } => body.size_hint(),
             State::Fresh { body } => body.size_hint(),
             State::Peeked { body } => body.size_hint(),
             // Unknown, so that HTTP asks for the error before it says how long the body is.

@@ -111,14 +111,26 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
         Ok(Waiting::new(scopes, terms, memory.rules(), blocked))
     }
 
+    /// Learns from an error in the stead of a response.
+    #[cold]
+    fn failed<Res, Req>(&self, error: impl Into<BoxError>) -> BoxError
+    where
+        C: Classify<Req, Res, Call = Call>,
+    {
+        let error = error.into();
+        let outcome = self.shared.classify.on_error(&self.call, &*error);
+        self.learn(&outcome);
+        error
+    }
+
     /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
     /// response without a verdict is taken for, and saying so would allocate.
     #[inline]
     fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
         if !outcome.is_success() {
             self.refused::<P, _>(head, outcome);
-        } else if self.sent.is_some() {
-            self.learn(&outcome);
+        } else if let Some(sent) = self.sent {
+            self.shared.memory.succeeded(self.key, sent);
         }
     }
 
@@ -146,6 +158,7 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
         self.shared.memory.learn(self.key, self.sent, outcome);
     }
 
+    #[inline]
     fn watch(&self) -> Learn<O> {
         Learn {
             memory: Arc::clone(&self.shared.memory),
@@ -243,6 +256,7 @@ where
     C: Classify<Req, S::Response>,
     P: Responses<S::Response>,
 {
+    #[inline]
     pub(crate) const fn calling(asked: Asked<C, C::Call, O>, future: S::Future) -> Self {
         Self {
             asked,
@@ -285,34 +299,80 @@ where
     type Output = Result<P::With<ResponseBody<P::Body, C::Stream, O>>, BoxError>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        loop {
-            match this.state.as_mut().project() {
-                StateProjection::Calling { future } => {
-                    let response = match ready!(future.poll(cx)) {
-                        Ok(response) => response,
-                        Err(error) => {
-                            let error = error.into();
-                            let classify = &this.asked.shared.classify;
-                            let outcome = classify.on_error(&this.asked.call, &*error);
-                            this.asked.learn(&outcome);
-                            return Poll::Ready(Err(error));
-                        }
-                    };
-                    match respond::<_, Req, C, P, O>(this.asked, response) {
-                        Ok(response) => return Poll::Ready(Ok(response)),
-                        Err(peeking) => this.state.set(State::rare(Rare::Peeking(*peeking))),
-                    }
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.as_mut().project();
+        let StateProjection::Calling { future } = this.state.as_mut().project() else {
+            return self.poll_rare(cx);
+        };
+        let response = match ready!(future.poll(cx)) {
+            Ok(response) => response,
+            Err(error) => return Poll::Ready(Err(this.asked.failed::<S::Response, Req>(error))),
+        };
+        let asked = &*this.asked;
+        let classify = &asked.shared.classify;
+        if let Some(headroom) = classify.headroom(&asked.call, &response) {
+            return self.poll_respond(cx, response, Some(&headroom), None);
+        }
+        // The healthy cases are apart from the others. Where nothing asks for the address of a
+        // response, it is moved less, and that is most of what passing it on costs.
+        match classify.on_response(&asked.call, &response) {
+            Verdict::Now(outcome) if outcome.is_success() => {
+                if let Some(sent) = asked.sent {
+                    asked.shared.memory.succeeded(asked.key, sent);
                 }
-                StateProjection::Rare { rare } => {
-                    match ready!(rare.poll::<C, P, O>(cx, this.asked))? {
-                        Next::Call(future) => this.state.set(State::Calling { future }),
-                        Next::Answer(response) => return Poll::Ready(Ok(response)),
-                    }
-                }
+                Poll::Ready(Ok(P::map_body(response, ResponseBody::decided)))
+            }
+            Verdict::AtEnd(stream) if P::is_to_be_read(&response) => {
+                Poll::Ready(Ok(P::map_body(response, |body| {
+                    ResponseBody::watched(body, stream, asked.watch())
+                })))
+            }
+            verdict => self.poll_respond(cx, response, None, Some(verdict)),
+        }
+    }
+}
+
+impl<S, Req, C, P, O> ResponseFuture<S, Req, C, P, O>
+where
+    S: Service<Req, Error: Into<BoxError>> + Clone,
+    C: Classify<Req, S::Response>,
+    P: Responses<S::Response>,
+    O: Observer,
+{
+    /// Passes a response on that says more than that all is well, or begins to read its error body.
+    #[inline(never)]
+    fn poll_respond(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        response: S::Response,
+        headroom: Option<&Headroom>,
+        verdict: Option<Verdict<C::Stream>>,
+    ) -> Poll<<Self as Future>::Output> {
+        let mut this = self.as_mut().project();
+        let asked = &*this.asked;
+        let classify = &asked.shared.classify;
+        let verdict = verdict.unwrap_or_else(|| classify.on_response(&asked.call, &response));
+        match respond::<_, Req, C, P, O>(asked, response, verdict, headroom) {
+            Ok(response) => Poll::Ready(Ok(response)),
+            Err(peeking) => {
+                this.state.set(State::rare(Rare::Peeking(*peeking)));
+                self.poll_rare(cx)
             }
         }
+    }
+
+    /// Polls what is rare, apart, so that the rest is small enough to be inlined.
+    #[cold]
+    #[inline(never)]
+    fn poll_rare(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
+        let mut this = self.as_mut().project();
+        if let StateProjection::Rare { rare } = this.state.as_mut().project() {
+            match ready!(rare.poll::<C, P, O>(cx, this.asked))? {
+                Next::Call(future) => this.state.set(State::Calling { future }),
+                Next::Answer(response) => return Poll::Ready(Ok(response)),
+            }
+        }
+        self.poll(cx)
     }
 }
 
@@ -394,9 +454,6 @@ where
 }
 
 /// Passes a response on, or begins to read its error body.
-///
-/// Inlined into its only caller, so that a response is not moved once more.
-#[inline(always)]
 #[expect(
     clippy::type_complexity,
     reason = "the types follow from the traits, and are named here alone"
@@ -404,18 +461,17 @@ where
 fn respond<Res, Req, C, P, O>(
     asked: &Asked<C, C::Call, O>,
     response: Res,
+    verdict: Verdict<C::Stream>,
+    headroom: Option<&Headroom>,
 ) -> Result<P::With<ResponseBody<P::Body, C::Stream, O>>, Box<Peeking<P::Head, P::Body, C::Stream>>>
 where
     C: Classify<Req, Res>,
     P: Responses<Res>,
     O: Observer,
 {
-    let classify = &asked.shared.classify;
-    let headroom = classify.headroom(&asked.call, &response);
-    let verdict = classify.on_response(&asked.call, &response);
     let (mut head, body) = P::split(response);
     if let Some(headroom) = headroom {
-        asked.report::<P, _>(&mut head, &headroom);
+        asked.report::<P, _>(&mut head, headroom);
     }
     let body = match (verdict, body) {
         (Verdict::Now(outcome), body) => {

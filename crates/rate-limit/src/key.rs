@@ -46,12 +46,14 @@ pub trait KeyOf<Req: ?Sized> {
 pub struct OneKey;
 
 impl<Req: ?Sized> KeyOf<Req> for OneKey {
+    #[inline]
     fn key_of(&self, _: &Req) -> Option<Key> {
         None
     }
 }
 
 impl<Req: ?Sized, F: Fn(&Req) -> Option<Key>> KeyOf<Req> for F {
+    #[inline]
     fn key_of(&self, request: &Req) -> Option<Key> {
         self(request)
     }

@@ -35,6 +35,8 @@ pub struct RateLimitBuilder<C, P = Http, K = OneKey, E = BytesPerToken, O = ()> 
 #[derive(Debug)]
 pub(crate) struct Shared<C, O> {
     pub(crate) classify: C,
+    /// Whether each call looks at what is left, as the configuration says.
+    pub(crate) keeps_reserve: bool,
     pub(crate) memory: Arc<Memory<O>>,
 }
 
@@ -281,6 +283,7 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
         RateLimitLayer {
             shared: Arc::new(Shared {
                 classify: self.classify,
+                keeps_reserve: memory.config.shift_below.is_some(),
                 memory: Arc::new(memory),
             }),
             key: self.key,

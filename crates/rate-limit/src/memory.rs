@@ -107,11 +107,13 @@ impl Scopes {
     }
 
     /// Whether nothing is remembered that concerns a key.
+    #[inline]
     pub(crate) fn is_open(&self, key: Option<Key>) -> bool {
         self.whole.state.is_open() && key.is_none_or(|key| self.is_open_for(key))
     }
 
-    fn is_open_for(&self, key: Key) -> bool {
+    /// Whether nothing is remembered for a key; what concerns the whole target is left out.
+    pub(crate) fn is_open_for(&self, key: Key) -> bool {
         self.keyed.is_open(key)
             && key
                 .without_model()
@@ -147,16 +149,26 @@ impl<O: Observer> Memory<O> {
     /// Learns what an outcome says of limits.
     ///
     /// `sent` is when the request was sent, if anything was remembered then.
+    #[inline]
     pub(crate) fn learn(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
-        if outcome.is_success() {
-            if let Some(sent) = sent {
-                let now = self.scopes.now();
-                for scoped in self.scopes.chain(key).iter() {
-                    scoped.state.succeed(sent.get(), now);
-                }
-            }
-            return;
+        if !outcome.is_success() {
+            self.failed(key, sent, outcome);
+        } else if let Some(sent) = sent {
+            self.succeeded(key, sent);
         }
+    }
+
+    /// Learns that a request succeeded which was sent while something was remembered.
+    #[cold]
+    pub(crate) fn succeeded(&self, key: Option<Key>, sent: Sent) {
+        let now = self.scopes.now();
+        for scoped in self.scopes.chain(key).iter() {
+            scoped.state.succeed(sent.get(), now);
+        }
+    }
+
+    #[cold]
+    fn failed(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
         let Some(kind) = LimitKind::of(outcome.kind()) else {
             return;
         };

@@ -18,6 +18,7 @@ use crate::{
     future::{Asked, Held, ResponseFuture},
     layer::Shared,
     memory::Terms,
+    scoped::Scoped,
     state::micros,
 };
 
@@ -37,6 +38,8 @@ pub struct RateLimit<S, C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
     inner: S,
     readiness: Readiness,
     shared: Arc<Shared<C, O>>,
+    /// That of the whole target, near at hand: each call looks at it twice.
+    whole: Arc<Scoped>,
     key: K,
     estimate: E,
     protocol: PhantomData<fn() -> P>,
@@ -54,11 +57,13 @@ enum Readiness {
 }
 
 impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
-    pub(crate) const fn new(inner: S, shared: Arc<Shared<C, O>>, key: K, estimate: E) -> Self {
+    pub(crate) fn new(inner: S, shared: Arc<Shared<C, O>>, key: K, estimate: E) -> Self {
+        let whole = Arc::clone(&shared.memory.scopes.whole);
         Self {
             inner,
             readiness: Readiness::Unknown,
             shared,
+            whole,
             key,
             estimate,
             protocol: PhantomData,
@@ -111,7 +116,7 @@ where
         if self.readiness == Readiness::Local {
             return Poll::Ready(Ok(()));
         }
-        if self.readiness == Readiness::Unknown && !self.shared.memory.scopes.is_open(None) {
+        if self.readiness == Readiness::Unknown && !self.whole.state.is_open() {
             self.readiness = Readiness::Local;
             return Poll::Ready(Ok(()));
         }
@@ -125,11 +130,11 @@ where
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
         let readiness = mem::replace(&mut self.readiness, Readiness::Unknown);
-        let memory = &self.shared.memory;
         let key = self.key.key_of(&request);
         if readiness == Readiness::Inner
-            && memory.config.shift_below.is_none()
-            && memory.scopes.is_open(key)
+            && self.whole.state.is_open()
+            && !self.shared.keeps_reserve
+            && key.is_none_or(|key| self.shared.memory.scopes.is_open_for(key))
         {
             let asked = self.asked(&request, key);
             ResponseFuture::calling(asked, self.inner.call(request))
@@ -142,6 +147,7 @@ where
 impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
     /// Calls when something is remembered, or a reserve is kept.
     #[cold]
+    #[inline(never)]
     fn call_with_care<Req>(
         &mut self,
         request: Req,

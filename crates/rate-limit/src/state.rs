@@ -122,6 +122,7 @@ impl State {
     }
 
     /// Whether nothing at all is remembered: three loads, no clock.
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         let [throttled, quota, overloaded] = &self.words;
         let load = |word: &AtomicU64| word.load(Ordering::Acquire);
