@@ -110,11 +110,24 @@ impl Secrets {
         let secret = self.0.get(env).map(SecretString::expose_secret);
         secret.ok_or_else(|| format!("the environment variable {env} is not set").into())
     }
+}
 
-    fn link(&self, env: &str) -> Result<RedisLink, BoxError> {
+/// The links to Redis, one per address: what goes wrong with one is noticed, and said, once.
+struct Links<'a> {
+    secrets: &'a Secrets,
+    open: HashMap<String, RedisLink>,
+}
+
+impl Links<'_> {
+    fn get(&mut self, env: &str) -> Result<RedisLink, BoxError> {
+        if let Some(link) = self.open.get(env) {
+            return Ok(link.clone());
+        }
         // The error does not say what the URL is.
-        RedisLink::open(self.get(env)?)
-            .map_err(|_| format!("the value of {env} is not the URL of a Redis").into())
+        let link = RedisLink::open(self.secrets.get(env)?)
+            .map_err(|_| format!("the value of {env} is not the URL of a Redis"))?;
+        self.open.insert(env.to_owned(), link.clone());
+        Ok(link)
     }
 }
 
@@ -131,9 +144,13 @@ impl Secrets {
 pub(crate) fn build(config: &Config, secrets: &Secrets) -> Result<Stacks, BoxError> {
     let is_tls = |target: &config::Target| target.base_url.scheme_str() == Some("https");
     let tls = Tls::load(config.targets.values().any(is_tls))?;
+    let mut links = Links {
+        secrets,
+        open: HashMap::new(),
+    };
     let mut sharing = match &config.shared {
         Some(shared) => {
-            let link = secrets.link(&shared.url_env)?;
+            let link = links.get(&shared.url_env)?;
             Some(SharedHealth::builder(link, &*shared.group))
         }
         None => None,
@@ -154,7 +171,7 @@ pub(crate) fn build(config: &Config, secrets: &Secrets) -> Result<Stacks, BoxErr
     }
     let common = Common {
         replay_limit: config.replay_limit,
-        store: store(config, secrets)?,
+        store: store(config, secrets, &mut links)?,
     };
     let mut models = Vec::new();
     let mut failovers = Vec::new();
@@ -414,6 +431,7 @@ fn simplified(
 fn store(
     config: &Config,
     secrets: &Secrets,
+    links: &mut Links<'_>,
 ) -> Result<Option<(config::Cache, AnyStore, KeySecret)>, BoxError> {
     let Some(cache) = &config.cache else {
         return Ok(None);
@@ -423,9 +441,7 @@ fn store(
         .max(cache.fresh_for.unwrap_or_default());
     let store = match &cache.store {
         StoreAt::Memory => AnyStore::Memory(MemoryStore::new(cache.max_bytes, keep)),
-        StoreAt::Redis { url_env } => {
-            AnyStore::Redis(RedisStore::new(secrets.link(url_env)?, keep))
-        }
+        StoreAt::Redis { url_env } => AnyStore::Redis(RedisStore::new(links.get(url_env)?, keep)),
     };
     let secret = match &cache.secret_env {
         Some(env) => KeySecret::from_passphrase(secrets.get(env)?),
