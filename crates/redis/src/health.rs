@@ -225,12 +225,12 @@ impl Replica {
         for (fact, until, stated) in limits.chain(ejected) {
             let known = target.known.get(&fact).copied().unwrap_or(now);
             if until > now + SAME && until > known + SAME {
-                target.known.insert(fact, until);
-                news.push((fact, until - now, stated));
+                news.push((fact, until, stated));
             }
         }
-        for (fact, left, stated) in news {
-            let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        for (fact, until, stated) in news {
+            let left = (until - now).as_millis();
+            let millis = u64::try_from(left).unwrap_or(u64::MAX).max(1);
             let stated = u8::from(stated);
             let name = &self.targets[place].name;
             let message = format!("{} {} {millis} {stated} {name}", self.id, fact.as_str());
@@ -242,7 +242,10 @@ impl Replica {
                 .arg("PX")
                 .arg(millis);
             commands.cmd("PUBLISH").arg(self.channel()).arg(message);
-            let _: Option<redis::Value> = self.link.run_all(&commands).await;
+            // What could not be told is still news at the next turn.
+            if self.link.run_all::<redis::Value>(&commands).await.is_some() {
+                self.targets[place].known.insert(fact, until);
+            }
         }
     }
 

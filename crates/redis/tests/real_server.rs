@@ -476,6 +476,25 @@ async fn a_limit_that_one_replica_meets_is_known_to_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_learnt_while_redis_is_away_is_told_when_it_is_back() {
+    let mut redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    redis.kill();
+    // The attempt to tell this is what finds out that Redis is gone.
+    let limited =
+        Outcome::new(Kind::Throttled).with_retry_after(Duration::from_secs(30), HintSource::Header);
+    replicas[0].report(&limited);
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(replicas[1].state(), State::Healthy);
+    redis.restart().await;
+    until("the other replica knows", async || {
+        replicas[1].state() == State::Throttled
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_replica_at_a_time_probes() {
     let redis = Redis::start().await;
     let replicas: Vec<Replica> = (0..3).map(|_| Replica::start(&redis)).collect();
