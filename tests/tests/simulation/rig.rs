@@ -51,6 +51,8 @@ struct Shared {
 /// One request, as the model saw it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
+    /// Which call it belongs to, in the order in which they are made.
+    pub(crate) call: u32,
     /// When, from the start.
     pub(crate) at: Duration,
     /// How many it held then, this one included.
@@ -103,17 +105,21 @@ impl Model {
 
     pub(crate) fn service(&self) -> Stack {
         let model = self.clone();
-        BoxCloneSyncService::new(service_fn(move |_: u32| model.clone().serve()))
+        BoxCloneSyncService::new(service_fn(move |call: u32| model.clone().serve(call)))
     }
 
-    async fn serve(self) -> Result<&'static str, BoxError> {
+    async fn serve(self, call: u32) -> Result<&'static str, BoxError> {
         let shared = &self.shared;
         let at = since(shared.start);
         let in_flight = shared.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         let _held = Held(Arc::clone(shared));
         let number = {
             let mut log = shared.log.lock().expect("not poisoned");
-            log.push(Arrival { at, in_flight });
+            log.push(Arrival {
+                call,
+                at,
+                in_flight,
+            });
             log.len() - 1
         };
         match (shared.script)(at, number) {
