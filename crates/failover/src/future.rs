@@ -1,40 +1,159 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
-use backstop_core::BoxError;
+use backstop_core::{BoxError, Classify, Observer, Replay, Requests, Responses};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_service::Service;
 
-/// The future of a [`Failover`](crate::Failover).
-///
-/// # Cancel safety
-///
-/// Dropping it, or the body of the answer, ends the attempt under way and gives back all that it
-/// held; no other target is asked.
-pub struct ResponseFuture<T> {
-    running: Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>,
+use crate::{
+    attempt::Attempted,
+    call::{Answer, Asked, AttemptOf, Call},
+    service::Inner,
+    timer::Timer,
+};
+
+pin_project! {
+    /// The future of a [`Failover`](crate::Failover).
+    ///
+    /// The first attempt is made in it; what else may be needed is in a box that is made then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it, or the body of the answer, ends the attempt under way and gives back all that it
+    /// held; no other target is asked.
+    pub struct ResponseFuture<S, C, P, O, Req>
+    where
+        P: Replay<Req>,
+        P: Responses<S::Response>,
+        S: Service<<P as Replay<Req>>::Request>,
+        C: Classify<<P as Replay<Req>>::Request, S::Response>,
+        O: Observer,
+    {
+        #[pin]
+        step: Step<
+            P::Prepare,
+            AttemptOf<S, C, P, O, Req>,
+            Answer<P, S::Response, C::Stream, O>,
+        >,
+        // Gone when it is in the box.
+        call: Option<Call<S, C, P, O, Req>>,
+    }
+}
+
+pin_project! {
+    #[project = StepPinned]
+    enum Step<F, A, T> {
+        /// The request is read.
+        Preparing { #[pin] prepare: F, #[pin] timer: Timer },
+        /// The first attempt is made.
+        Asking { #[pin] attempt: A },
+        /// More than that is done.
+        GoingOn { running: Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>> },
+    }
 }
 
 // === impl ResponseFuture ===
 
-impl<T> ResponseFuture<T> {
-    pub(crate) fn new(running: impl Future<Output = Result<T, BoxError>> + Send + 'static) -> Self {
+impl<S, C, P, O, Req> ResponseFuture<S, C, P, O, Req>
+where
+    P: Requests<Req> + Replay<Req> + Responses<S::Response>,
+    <P as Responses<S::Response>>::Body: Send + 'static,
+    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone,
+    C: Classify<<P as Replay<Req>>::Request, S::Response>,
+    O: Observer,
+{
+    pub(crate) fn new(inner: Arc<Inner<S, C, O>>, request: Req) -> Self {
+        let now = Instant::now();
+        let config = &inner.config;
+        let call = Call::new(Arc::clone(&inner), &request, now);
         Self {
-            running: Box::pin(running),
+            step: Step::Preparing {
+                prepare: P::prepare(request, config.replay_limit, &config.carry),
+                timer: Timer::new(now, call.until()),
+            },
+            call: Some(call),
         }
     }
 }
 
-impl<T> Future for ResponseFuture<T> {
-    type Output = Result<T, BoxError>;
+impl<S, C, P, O, Req> Future for ResponseFuture<S, C, P, O, Req>
+where
+    P: Requests<Req> + Replay<Req> + Responses<S::Response> + 'static,
+    <P as Replay<Req>>::Request: Send,
+    <P as Responses<S::Response>>::Body: Send + 'static,
+    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    S::Response: Send,
+    C: Classify<<P as Replay<Req>>::Request, S::Response> + Send + Sync + 'static,
+    O: Observer,
+    Req: Send + 'static,
+{
+    type Output = Result<Answer<P, S::Response, C::Stream, O>, BoxError>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.running.as_mut().poll(cx)
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let Some(call) = this.call.as_mut() else {
+                let StepPinned::GoingOn { running } = this.step.as_mut().project() else {
+                    return Poll::Pending;
+                };
+                return running.as_mut().poll(cx);
+            };
+            match this.step.as_mut().project() {
+                StepPinned::Preparing { prepare, mut timer } => {
+                    let prepared = ready!(timer.as_mut().poll_race(prepare, cx));
+                    let start = call.first(prepared, timer.now())?;
+                    match start {
+                        Some(start) if call.hedge_delay(start.course.target).is_none() => {
+                            let attempt = AttemptOf::<S, C, P, O, Req>::new(start, call.classify());
+                            this.step.set(Step::Asking { attempt });
+                        }
+                        start => {
+                            if let Some(call) = this.call.take() {
+                                this.step.set(Step::GoingOn {
+                                    running: Box::pin(call.ask_on(start)),
+                                });
+                            }
+                        }
+                    }
+                }
+                StepPinned::Asking { mut attempt } => {
+                    let attempted = ready!(attempt.as_mut().poll(call.classify(), cx));
+                    let (course, now) = (attempt.course(), attempt.now());
+                    match attempted {
+                        Attempted::Answered(head, body) => {
+                            call.note_answer(course, now);
+                            return Poll::Ready(Ok(call.answered(course.target, head, body)));
+                        }
+                        Attempted::Lost(loss) => {
+                            call.note_loss(course, now, loss.outcome.kind());
+                            let asked = Asked::of(course, attempt.limits());
+                            if let Some(call) = this.call.take() {
+                                this.step.set(Step::GoingOn {
+                                    running: Box::pin(call.rescue(asked, loss)),
+                                });
+                            }
+                        }
+                    }
+                }
+                StepPinned::GoingOn { running } => return running.as_mut().poll(cx),
+            }
+        }
     }
 }
 
-impl<T> fmt::Debug for ResponseFuture<T> {
+impl<S, C, P, O, Req> fmt::Debug for ResponseFuture<S, C, P, O, Req>
+where
+    P: Replay<Req> + Responses<S::Response>,
+    S: Service<<P as Replay<Req>>::Request>,
+    C: Classify<<P as Replay<Req>>::Request, S::Response>,
+    O: Observer,
+{
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

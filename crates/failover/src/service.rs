@@ -9,8 +9,7 @@ use backstop_core::{BoxError, Classify, Http, Observer, Replay, Requests, Respon
 use tower_service::Service;
 
 use crate::{
-    FailoverBuilder, FailoverHandle, ResponseBody, ResponseFuture, call, config::Config,
-    state::State,
+    FailoverBuilder, FailoverHandle, ResponseBody, ResponseFuture, config::Config, state::State,
 };
 
 /// Asks one target after the other until one answers; see the [crate's documentation](crate).
@@ -83,15 +82,14 @@ where
         ResponseBody<<P as Responses<S::Response>>::Body, C::Stream, O>,
     >;
     type Error = BoxError;
-    type Future = ResponseFuture<Self::Response>;
+    type Future = ResponseFuture<S, C, P, O, Req>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let inner = Arc::clone(&self.inner);
-        ResponseFuture::new(call::run::<S, C, P, O, Req>(inner, request))
+        ResponseFuture::new(Arc::clone(&self.inner), request)
     }
 }
 

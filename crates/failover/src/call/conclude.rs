@@ -1,0 +1,212 @@
+//! What is concluded from attempts, and what the caller gets.
+
+use std::{sync::Arc, time::Duration};
+
+use backstop_core::{
+    BoxError, Classify, Event, Failure, HintSource, Kind, Mode, Observer, Outcome, Phase, Replay,
+    Responses, Served,
+};
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::{Answer, Call, LossOf};
+use crate::{
+    Exhausted, ResponseBody,
+    attempt::{BodyOf, Course, HeadOf, Loss},
+    policy,
+    trace::{Cause, Tried},
+};
+
+type AnswerBody<P, Res, K, O> = ResponseBody<BodyOf<P, Res>, K, O>;
+
+impl<S, C, P, O, Req> Call<S, C, P, O, Req>
+where
+    P: Replay<Req> + Responses<S::Response>,
+    <P as Responses<S::Response>>::Body: Send + 'static,
+    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone,
+    C: Classify<<P as Replay<Req>>::Request, S::Response>,
+    O: Observer,
+{
+    pub(crate) fn note_answer(&mut self, course: &Course, now: Instant) {
+        let Course { target, tried, .. } = course;
+        let target = *target;
+        self.now = self.now.max(now);
+        self.trace.update(course.place, *tried);
+        let shared = &self.inner.state.shared;
+        shared
+            .plan
+            .on_first_token(self.now, target, first_token(tried));
+        if tried.cause != Cause::Exercise {
+            shared
+                .plan
+                .on_served(&self.planning, target, self.planned_first);
+        }
+        if let Some(hedge) = self.inner.config.hedge {
+            hedge.record(&self.target(target).first_token, tried.took);
+        }
+    }
+
+    #[cold]
+    pub(crate) fn note_loss(&mut self, course: &Course, now: Instant, kind: Kind) {
+        let Course { target, tried, .. } = course;
+        let target = *target;
+        self.now = self.now.max(now);
+        self.trace.update(course.place, *tried);
+        let state = &self.inner.state;
+        if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = kind {
+            state
+                .shared
+                .plan
+                .on_first_token(self.now, target, first_token(tried));
+        }
+        if tried.possible_duplicate {
+            state.observer.on_event(&Event::PossibleDuplicate {
+                target: state.name(target),
+            });
+        }
+    }
+
+    pub(crate) fn answered(
+        &mut self,
+        target: usize,
+        head: HeadOf<P, S::Response>,
+        body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
+    ) -> Answer<P, S::Response, C::Stream, O> {
+        if target != self.planned_first {
+            tracing::info!(
+                name: "backstop.failover.rescued",
+                model = %self.inner.state.name(target),
+                attempts = self.attempts,
+                "another target answered",
+            );
+        }
+        self.respond(target, head, body, false)
+    }
+
+    /// The answer when nobody did better than `loss`.
+    #[cold]
+    pub(super) fn conclude(
+        &mut self,
+        loss: LossOf<P, S::Response>,
+        is_final: bool,
+    ) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        let Loss {
+            target,
+            outcome,
+            answer,
+            error,
+            ..
+        } = loss;
+        match answer {
+            Some((head, body)) => {
+                let body = body.map(|body| ResponseBody::decided(body.into_body()));
+                Ok(self.respond(target, head, body, is_final))
+            }
+            None => Err(self.fail(outcome, error)),
+        }
+    }
+
+    /// The answer when nobody answered.
+    #[cold]
+    pub(super) fn exhausted(&mut self) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
+        tracing::warn!(
+            name: "backstop.failover.exhausted",
+            attempts = self.attempts,
+            "no target answered",
+        );
+        let first = self.first.take();
+        if let Some(loss) = first
+            && self.passed_over.is_none_or(|(target, skipped)| {
+                target == loss.target || !skipped.reason.is_passing()
+            })
+        {
+            // A refusal of this very request comes back as it came.
+            let is_final = !policy::is_refusal(&loss.outcome);
+            return self.conclude(*loss, is_final);
+        }
+        let outcome = match self.passed_over {
+            Some((_, skipped)) => {
+                Outcome::new(skipped.reason.stands_for()).with_evidence(skipped.reason.as_str())
+            }
+            None if self.until <= self.now => {
+                Outcome::timed_out(Phase::Total).with_evidence("no time was left to ask anybody")
+            }
+            None => Outcome::new(Kind::Unavailable).with_evidence("nobody could be asked"),
+        };
+        Err(self.fail(outcome, None))
+    }
+
+    #[cold]
+    fn fail(&mut self, mut outcome: Outcome, error: Option<BoxError>) -> BoxError {
+        if outcome.retry_after().is_none()
+            && let Some(wait) = self.soonest()
+        {
+            outcome = outcome.with_retry_after(wait, HintSource::Local);
+        }
+        self.finish_trace();
+        Failure::with_source(
+            outcome,
+            Exhausted::new(std::mem::take(&mut self.trace), error),
+        )
+        .into()
+    }
+
+    /// How long until the first target may be asked again; `None` when one may be asked now or
+    /// nobody knows.
+    fn soonest(&self) -> Option<Duration> {
+        let mut soonest = self.room_at;
+        for (target, state) in self.inner.state.shared.targets.iter().enumerate() {
+            if self.unsuited(target).is_some() {
+                continue;
+            }
+            match state.health.due(self.now) {
+                Some(due) if due > self.now => {
+                    soonest = Some(soonest.map_or(due, |soonest| soonest.min(due)));
+                }
+                // It has no room, or it has just failed.
+                Some(_) if self.room_at.is_none() => return None,
+                Some(_) | None => {}
+            }
+        }
+        soonest
+            .map(|at| at.saturating_duration_since(self.now))
+            .filter(|wait| !wait.is_zero())
+    }
+
+    fn respond(
+        &mut self,
+        target: usize,
+        mut head: HeadOf<P, S::Response>,
+        body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
+        is_final: bool,
+    ) -> Answer<P, S::Response, C::Stream, O> {
+        if let Some(extensions) = <P as Responses<S::Response>>::extensions_mut(&mut head) {
+            let name = self.inner.state.name(target);
+            let mode = if target == self.planned_first {
+                Mode::Primary
+            } else {
+                Mode::Failover
+            };
+            extensions.insert(Served::new(Arc::clone(name), mode, self.attempts));
+            self.trace.served = Some(Arc::clone(name));
+            self.finish_trace();
+            extensions.insert(std::mem::take(&mut self.trace));
+        }
+        if is_final {
+            P::mark_final(&mut head);
+        }
+        P::join(head, body)
+    }
+
+    fn finish_trace(&mut self) {
+        self.trace.took = self.now.saturating_duration_since(self.started);
+        self.trace.deadline_left = self
+            .deadline
+            .map(|deadline| deadline.remaining(self.now.into_std()));
+    }
+}
+
+/// How long the first token took from when the request was sent.
+fn first_token(tried: &Tried) -> Duration {
+    tried.head.unwrap_or_default() + tried.first_token.unwrap_or_default()
+}
