@@ -6,7 +6,7 @@ use std::{future::Ready, time::Duration};
 use backstop_benches::{Case, block_on, main_with};
 use backstop_core::{
     Allowance, Classify, ClassifyErrors, ClassifyStream, Dimension, End, Headroom, Outcome,
-    Progress, Step, Verdict, Window,
+    Progress, Step, Typed, Verdict, Window,
 };
 use backstop_rate_limit::{Key, RateLimitLayer};
 use bytes::Bytes;
@@ -148,7 +148,7 @@ fn typed_tower(iterations: u64) {
 }
 
 fn typed_ours(iterations: u64) {
-    let builder = RateLimitLayer::builder("model", ClassifyErrors).typed();
+    let builder = RateLimitLayer::builder("model", ClassifyErrors).protocol::<Typed>();
     if let Ok(layer) = builder.build() {
         call_typed(|| layer.layer(typed_model()), iterations);
     }
@@ -156,7 +156,7 @@ fn typed_ours(iterations: u64) {
 
 fn typed_ours_keyed(iterations: u64) {
     let builder = RateLimitLayer::builder("model", ClassifyErrors)
-        .typed()
+        .protocol::<Typed>()
         .key_by(|request: &u64| Some(Key::model(request)));
     if let Ok(layer) = builder.build() {
         call_typed(|| layer.layer(typed_model()), iterations);

@@ -1,6 +1,6 @@
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use backstop_core::{Http, Observer, Typed};
+use backstop_core::{Http, Observer};
 use tower_layer::Layer;
 
 use crate::{
@@ -108,7 +108,8 @@ impl<C, P, K, E, O> fmt::Debug for RateLimitLayer<C, P, K, E, O> {
 // === impl RateLimitBuilder ===
 
 impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
-    /// The requests and responses are of another protocol, such as [`Typed`].
+    /// The requests and responses are of another protocol, such as [`Typed`](backstop_core::Typed)
+    /// for plain types.
     #[must_use]
     pub fn protocol<P2>(self) -> RateLimitBuilder<C, P2, K, E, O> {
         RateLimitBuilder {
@@ -120,12 +121,6 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
             config: self.config,
             protocol: PhantomData,
         }
-    }
-
-    /// The requests and responses are plain types: short for `protocol::<Typed>()`.
-    #[must_use]
-    pub fn typed(self) -> RateLimitBuilder<C, Typed, K, E, O> {
-        self.protocol()
     }
 
     /// Tells requests apart, so that each [`Key`](crate::Key) has limits of its own. By default the

@@ -33,7 +33,9 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use backstop_core::{BoxError, ClassifyErrors, Failure, HintSource, Kind, Outcome, outcome_of};
+//! use backstop_core::{
+//!     BoxError, ClassifyErrors, Failure, HintSource, Kind, Outcome, Typed, outcome_of,
+//! };
 //! use backstop_rate_limit::RateLimitLayer;
 //! use tower::{Layer, ServiceExt, service_fn};
 //!
@@ -43,7 +45,7 @@
 //!         .with_retry_after(Duration::from_secs(7), HintSource::RetryAfter);
 //!     Err::<String, _>(Failure::new(refusal))
 //! });
-//! let layer = RateLimitLayer::builder("large", ClassifyErrors).typed().build()?;
+//! let layer = RateLimitLayer::builder("large", ClassifyErrors).protocol::<Typed>().build()?;
 //! let handle = layer.handle();
 //! let service = layer.layer(model);
 //!

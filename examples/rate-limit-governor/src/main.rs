@@ -17,7 +17,7 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, ClassifyErrors, Failure, HintSource, Kind, Outcome, Scope, outcome_of,
+    BoxError, ClassifyErrors, Failure, HintSource, Kind, Outcome, Scope, Typed, outcome_of,
 };
 use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
 use futures_util::future::{Either, Ready, ready};
@@ -121,7 +121,7 @@ fn stack(
         }
     });
     let limits = RateLimitLayer::builder("model", ClassifyErrors)
-        .typed()
+        .protocol::<Typed>()
         .build()?;
     let handle = limits.handle();
     let service = ServiceBuilder::new()

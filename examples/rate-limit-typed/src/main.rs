@@ -17,7 +17,8 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, Classify, Event, HintSource, Kind, Observer, Outcome, Unstreamed, Verdict, outcome_of,
+    BoxError, Classify, Event, HintSource, Kind, Observer, Outcome, Typed, Unstreamed, Verdict,
+    outcome_of,
 };
 use backstop_rate_limit::{Key, RateLimitLayer};
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -110,7 +111,7 @@ fn stack(
     wait_up_to: Duration,
 ) -> Result<impl Service<Question, Response = String, Error = BoxError> + Clone, BoxError> {
     let layer = RateLimitLayer::builder("models", ClassifyClient)
-        .typed()
+        .protocol::<Typed>()
         .key_by(|question: &Question| {
             Some(Key::credential(question.tenant).with_model(question.model))
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backstop_core::ClassifyErrors;
+use backstop_core::{ClassifyErrors, Typed};
 use backstop_rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer, ResponseFuture};
 use backstop_testkit::laws;
 use http::{Request, Response};
@@ -13,7 +13,7 @@ use crate::support::{Body, Model, TestClassify};
 #[tokio::test(start_paused = true)]
 async fn the_laws_hold() {
     let layer = RateLimitLayer::builder("a", ClassifyErrors)
-        .typed()
+        .protocol::<Typed>()
         .wait_up_to(Duration::from_secs(1))
         .build()
         .expect("valid");
@@ -26,7 +26,7 @@ async fn the_laws_hold() {
 #[tokio::test(start_paused = true)]
 async fn the_laws_hold_with_a_reserve() {
     let layer = RateLimitLayer::builder("a", ClassifyErrors)
-        .typed()
+        .protocol::<Typed>()
         .shift_below(0.05)
         .pace_up_to(Duration::from_secs(1))
         .build()
