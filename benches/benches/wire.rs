@@ -23,7 +23,7 @@ fn response(content_type: &str) -> Response<()> {
 
 fn reader(dialect: Dialect, response: &Response<()>) -> Option<AnswerReader> {
     let classify = ClassifyHttp::new(dialect);
-    match Classify::<Request<()>, _>::on_response(&classify, &(), response) {
+    match Classify::<Request<()>, _>::on_response(&classify, &None, response) {
         Verdict::AtEnd(reader) => Some(reader),
         Verdict::Now(_) => None,
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use backstop_core::{BoxError, Failure, Kind, Outcome};
-use backstop_wire::request::MemberScanner;
+use backstop_wire::request::{MemberScanner, RequestFacts};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
@@ -39,7 +39,7 @@ struct Refused {
 impl Rest {
     /// The rest of a body whose beginning `scanner` has read; `left` more bytes are allowed.
     pub(crate) fn new(inner: axum::body::Body, left: usize, scanner: MemberScanner) -> Self {
-        let models = scanner.found().len();
+        let models = RequestFacts::models(&scanner).count();
         Self {
             inner,
             left,
@@ -53,7 +53,7 @@ impl Rest {
         self.left = self.left.checked_sub(data.len()).ok_or_else(too_large)?;
         // What is not JSON is for the target to refuse.
         let _ = self.scanner.feed(data);
-        if self.scanner.found().len() > self.models {
+        if RequestFacts::models(&self.scanner).count() > self.models {
             let evidence = "a second model after the first part of a large body";
             return Err(Outcome::new(Kind::Rejected).with_evidence(evidence));
         }

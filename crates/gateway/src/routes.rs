@@ -15,7 +15,7 @@ use backstop_rate_limit::RateLimitHandle;
 use backstop_redis::SharedHealthTask;
 use backstop_wire::{
     Dialect,
-    request::{BadBody, RequestModel},
+    request::{BadBody, RequestFacts},
 };
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -64,7 +64,8 @@ struct Route {
 
 /// A request whose body has been read as far as it is kept.
 struct Asked {
-    model: RequestModel,
+    model: Arc<str>,
+    facts: RequestFacts,
     body: Replayable<Rest>,
     is_whole: bool,
 }
@@ -203,7 +204,7 @@ impl Gateway {
     /// connection is among it.
     fn extensions(&self, route: &Route, headers: &HeaderMap, asked: &Asked) -> Extensions {
         let mut extensions = Extensions::new();
-        extensions.insert(asked.model.clone());
+        extensions.insert(asked.facts.clone());
         if !asked.is_whole {
             // Until the head comes it is mostly the caller who takes time, and nobody else can be
             // asked: the deadline alone holds.
@@ -230,15 +231,11 @@ impl Gateway {
         extensions
     }
 
-    fn route(
-        &self,
-        dialect: Dialect,
-        model: &RequestModel,
-    ) -> Result<(&Arc<str>, &Route), Refusal> {
+    fn route(&self, dialect: Dialect, model: &Arc<str>) -> Result<(&Arc<str>, &Route), Refusal> {
         let (name, route) = self
             .models
-            .get_key_value(model.name())
-            .ok_or_else(|| Refusal::UnknownModel(model.name().to_string()))?;
+            .get_key_value(model)
+            .ok_or_else(|| Refusal::UnknownModel(model.to_string()))?;
         if route.dialect != dialect {
             return Err(Refusal::OtherDialect {
                 model: name.to_string(),
@@ -257,7 +254,7 @@ impl Gateway {
         if body.size_hint().lower() > self.max_body as u64 {
             return Err((too_large, body));
         }
-        let mut scanner = RequestModel::scanner();
+        let mut scanner = RequestFacts::scanner();
         let mut kept = Kept::default();
         loop {
             let frame = match timeout(BODY_PAUSE, body.frame()).await {
@@ -279,8 +276,9 @@ impl Gateway {
             }
             if kept.len() > self.replay_limit {
                 let read = kept.into_bytes();
-                let model = match RequestModel::of(&scanner, &read) {
-                    Ok(model) => model,
+                let facts = RequestFacts::of(&scanner, &read);
+                let model = match facts.model() {
+                    Ok(model) => Arc::clone(model),
                     Err(BadBody::NoModel) => {
                         let limit = self.replay_limit;
                         return Err((Refusal::LateModel { limit }, body));
@@ -291,18 +289,18 @@ impl Gateway {
                 let body = Replayable::once(read, Rest::new(body, left, scanner));
                 return Ok(Asked {
                     model,
+                    facts,
                     body,
                     is_whole: false,
                 });
             }
         }
         let read = kept.into_bytes();
-        let model = scanner
-            .finish()
-            .and_then(|_| RequestModel::of(&scanner, &read));
-        match model {
+        let facts = RequestFacts::of(&scanner, &read);
+        match scanner.finish().and_then(|_| facts.model()) {
             Ok(model) => Ok(Asked {
-                model,
+                model: Arc::clone(model),
+                facts,
                 body: Replayable::full(read),
                 is_whole: true,
             }),

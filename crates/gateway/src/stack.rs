@@ -25,7 +25,7 @@ use backstop_wire::{
     AnswerReader, ClassifyHttp, Dialect,
     answer::{AnswerLayer, error_response},
     recorder::HttpRecorder,
-    request::RequestModel,
+    request::RequestFacts,
     retarget::{Credential, HttpTarget},
 };
 use http::{Request, Response};
@@ -302,7 +302,7 @@ where
         .last_resort(model.last_resort)
         .budget(Budget::new(model.budget)?)
         .at_most_once(model.at_most_once)
-        .carry_extension::<RequestModel>()
+        .carry_extension::<RequestFacts>()
         .carry_extension::<Needs>()
         .carry_extension::<Affinity>()
         .carry_extension::<Force>();
@@ -340,7 +340,7 @@ fn plan(
 /// Typed extensions that layers inside need.
 fn carried() -> CarryExtensions {
     CarryExtensions::default()
-        .with::<RequestModel>()
+        .with::<RequestFacts>()
         .with::<Needs>()
         .with::<Affinity>()
         .with::<Force>()

@@ -144,7 +144,7 @@ fn the_timeouts_of_gateways_are_timeouts() {
 fn outcome_of_response(status: u16) -> Outcome {
     let response = Response::builder().status(status).body(()).unwrap();
     let classify = ClassifyHttp::new(Dialect::OpenAiChat);
-    match Classify::<Request<()>, _>::on_response(&classify, &(), &response) {
+    match Classify::<Request<()>, _>::on_response(&classify, &None, &response) {
         Verdict::Now(outcome) => outcome,
         Verdict::AtEnd(mut stream) => stream.on_end(End::Clean(None)),
     }

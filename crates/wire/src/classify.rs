@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use backstop_core::{
     Classify, ClassifyStream, End, Headroom, Kind, Outcome, Progress, Step, Verdict, outcome_of,
@@ -10,6 +10,7 @@ use crate::{
     errors::{Answer, classify_answer},
     headroom,
     json::{Extent, Value},
+    request::RequestFacts,
     scan::{Sse, SseItem},
     stream::{FinishReason, Framing, StreamReader, Usage},
 };
@@ -32,6 +33,10 @@ pub const ERROR_LIMIT: usize = 64 * 1024;
 /// by its content type and what it looks like: a JSON error that comes where a stream was asked for,
 /// and a stream that is labelled as something else, are both understood.
 ///
+/// From the request it takes [how many choices](RequestFacts::choices) were asked for, if
+/// [`RequestFacts`] are among its extensions: a stream is not whole before all of them are. Where
+/// that is not known, see [`StreamReader::choices`] for what is believed then.
+///
 /// ```
 /// use backstop_core::{Classify, ClassifyStream, End, Headroom, Kind, Progress, Verdict};
 /// use backstop_wire::{ClassifyHttp, Dialect};
@@ -40,7 +45,7 @@ pub const ERROR_LIMIT: usize = 64 * 1024;
 /// let response = http::Response::builder()
 ///     .header("content-type", "text/event-stream")
 ///     .body(())?;
-/// let verdict = Classify::<http::Request<()>, _>::on_response(&classify, &(), &response);
+/// let verdict = Classify::<http::Request<()>, _>::on_response(&classify, &None, &response);
 /// let Verdict::AtEnd(mut reader) = verdict else { panic!("its body decides") };
 ///
 /// let role = br#"data: {"choices":[{"index":0,"delta":{"role":"assistant"}}]}"#;
@@ -70,9 +75,10 @@ enum Mode {
     Opaque { begun: bool },
 }
 
-/// What is kept of the head of a response.
+/// What is kept of the head of a response, and of the request.
 struct Head {
     provider: Provider,
+    choices: Option<NonZeroU32>,
     status: StatusCode,
     headers: HeaderMap,
 }
@@ -144,19 +150,29 @@ impl ClassifyHttp {
 }
 
 impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
-    type Call = ();
+    /// How many choices the answer is to have, if that is known.
+    type Call = Option<NonZeroU32>;
     type Stream = AnswerReader;
 
-    fn on_request(&self, _: &Request<A>) {}
+    fn on_request(&self, request: &Request<A>) -> Option<NonZeroU32> {
+        request.extensions().get::<RequestFacts>()?.choices()
+    }
 
-    fn on_response(&self, (): &(), response: &Response<B>) -> Verdict<AnswerReader> {
+    fn on_response(
+        &self,
+        choices: &Option<NonZeroU32>,
+        response: &Response<B>,
+    ) -> Verdict<AnswerReader> {
         match response.extensions().get::<Outcome>() {
             Some(outcome) => Verdict::Now(*outcome),
-            None => Verdict::AtEnd(self.reader(response.status(), response.headers())),
+            None => {
+                let reader = self.reader(response.status(), response.headers());
+                Verdict::AtEnd(reader.choices(*choices))
+            }
         }
     }
 
-    fn headroom(&self, (): &(), response: &Response<B>) -> Option<Headroom> {
+    fn headroom(&self, _: &Option<NonZeroU32>, response: &Response<B>) -> Option<Headroom> {
         headroom::read(self.provider, response.headers())
     }
 }
@@ -164,6 +180,17 @@ impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
 // === impl AnswerReader ===
 
 impl AnswerReader {
+    /// Says how many choices were asked for, if that is known: see [`StreamReader::choices`].
+    #[must_use]
+    pub fn choices(mut self, asked: Option<NonZeroU32>) -> Self {
+        match &mut self.mode {
+            Mode::Stream(reader) => reader.ask(asked),
+            Mode::Whole(whole) => whole.head.choices = asked,
+            Mode::Grpc(_) | Mode::Opaque { .. } => {}
+        }
+        self
+    }
+
     /// The dialect of an answer whose JSON can be read, and whether it is a stream of events.
     pub(crate) const fn form(&self) -> Option<(Dialect, bool)> {
         match &self.mode {
@@ -254,6 +281,7 @@ impl fmt::Debug for AnswerReader {
 impl Head {
     fn new(provider: Provider, status: StatusCode, headers: &HeaderMap) -> Self {
         Self {
+            choices: None,
             // Not all headers may be kept that tell it.
             provider: match provider {
                 Provider::Unknown => Provider::from_headers(headers),
@@ -274,6 +302,7 @@ impl Head {
         StreamReader::new(dialect, framing)
             .provider(self.provider)
             .headers(self.headers)
+            .choices(self.choices)
     }
 
     fn classify(&self, body: &[u8], trailers: Option<&HeaderMap>) -> Outcome {

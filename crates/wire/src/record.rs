@@ -1,7 +1,7 @@
 //! Recorded answers: read from JSON lines or from what `curl -i` prints, and classified by the
 //! same code as live ones.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, num::NonZeroU32};
 
 use backstop_core::{ClassifyStream, End, Headroom, Kind, Outcome};
 use base64::Engine as _;
@@ -174,7 +174,9 @@ impl Record {
     #[must_use]
     pub fn classify(&self) -> Outcome {
         let classify = ClassifyHttp::new(self.dialect).provider(self.provider);
-        let mut reader = classify.reader(self.status, &self.headers);
+        // The request is not on record, and next to nobody asks for more than one.
+        let choices = Some(NonZeroU32::MIN);
+        let mut reader = classify.reader(self.status, &self.headers).choices(choices);
         let step = reader.on_data(&self.body);
         let outcome = reader.on_end(End::Clean(self.trailers.as_ref()));
         if step.commits() {

@@ -1,12 +1,28 @@
-//! Reading and replacing the model of a request, leaving every other byte as it came.
+//! Reading what a request asks for, and replacing its model, leaving every other byte as it came.
 //!
 //! A request body is never parsed into values and printed again: that would change how numbers are
 //! written, the order of keys and fields nobody here knows of. Instead [`MemberScanner`] finds where
-//! the values of a few top-level members lie, and [`RequestModel::replace`] cuts exactly those out.
+//! the values of a few top-level members lie, [`RequestFacts`] reads them, and
+//! [`RequestFacts::replace_model`] cuts exactly the model out.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, num::NonZeroU32, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
+use http::Extensions;
+
+use crate::json::Value;
+
+/// The members that [`RequestFacts`] are read from. The first is the model.
+const KEYS: &[&str] = &[
+    "model",
+    // OpenAI and those who speak it.
+    "n",
+    // Legacy completions answer each prompt of a list.
+    "prompt",
+    // Gemini, whose parser takes both spellings (https://protobuf.dev/programming-guides/json/).
+    "generationConfig",
+    "generation_config",
+];
 
 /// How often one of the wanted members may occur at most. A second one is odd already; a bound
 /// keeps a body made of nothing else from costing memory.
@@ -53,18 +69,38 @@ pub struct Member {
     pub value: Range<usize>,
 }
 
-/// The model that a request names, and where in the body; a typed request extension.
+/// What the body of a request says that matters on its way and for its answer; a typed request
+/// extension.
 ///
-/// When a key occurs more than once the last one names the model, as nearly all parsers have it,
-/// and all of them are replaced, so that no parser sees another.
+/// Who has read a body inserts it, so that nobody reads it again: [`HttpTarget`] replaces the model
+/// by it, [`ClassifyHttp`] learns [how many choices](Self::choices) a stream must bring before it is
+/// whole, [`HttpRecorder`] which answers lack some. A layer that sends a request more than once, such as
+/// failover, hands on the extensions that it is told to carry.
+///
+/// [`HttpTarget`]: crate::retarget::HttpTarget
+/// [`ClassifyHttp`]: crate::ClassifyHttp
+/// [`HttpRecorder`]: crate::recorder::HttpRecorder
+///
+/// ```
+/// use backstop_wire::request::RequestFacts;
+///
+/// let body = br#"{"model":"gpt-4.1","n":2,"messages":[]}"#;
+/// let facts = RequestFacts::find(body)?;
+/// assert_eq!(&**facts.model()?, "gpt-4.1");
+/// assert_eq!(facts.choices().map(u32::from), Some(2));
+/// let mut request = http::Request::new(&body[..]);
+/// request.extensions_mut().insert(facts);
+/// # Ok::<(), backstop_wire::request::BadBody>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestModel {
-    name: Arc<str>,
-    spans: Arc<[Range<usize>]>,
+pub struct RequestFacts {
+    model: Result<Arc<str>, BadBody>,
+    models: Arc<[Range<usize>]>,
+    choices: Option<NonZeroU32>,
     scanned: usize,
 }
 
-/// Why no model was found in a body.
+/// Why a body cannot be read, or names no model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BadBody {
@@ -319,54 +355,84 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
-// === impl RequestModel ===
+// === impl RequestFacts ===
 
-impl RequestModel {
-    /// The model named by a whole body.
+impl RequestFacts {
+    /// What a whole body says.
     ///
     /// # Errors
     ///
-    /// When the body is not a JSON object with a top-level `model` that is a string.
+    /// When the body is not a JSON object.
     pub fn find(body: &[u8]) -> Result<Self, BadBody> {
         let mut scanner = Self::scanner();
         scanner.feed(body)?;
         scanner.finish()?;
-        Self::of(&scanner, body)
+        Ok(Self::of(&scanner, body))
+    }
+
+    /// What is found among a request's extensions if it was read from this `body`, else what the
+    /// body itself says.
+    ///
+    /// # Errors
+    ///
+    /// When the body has to be read and is not a JSON object.
+    pub(crate) fn known_or_find(extensions: &Extensions, body: &[u8]) -> Result<Self, BadBody> {
+        match extensions.get::<Self>() {
+            Some(known) if known.is_of_length(body.len()) => Ok(known.clone()),
+            _ => Self::find(body),
+        }
     }
 
     /// The scanner that finds what [`of`](Self::of) needs.
     #[must_use]
     pub fn scanner() -> MemberScanner {
-        MemberScanner::new(&["model"])
+        MemberScanner::new(KEYS)
     }
 
-    /// The model named by the beginning of a body, all of which `scanner` has read and no more.
+    /// What a body says, or the beginning of one, all of which `scanner` has read and no more.
     ///
-    /// A further `model` may follow in the rest; feed the rest to the scanner to notice.
-    ///
-    /// # Errors
-    ///
-    /// When what was read has no complete top-level `model` that is a string.
-    pub fn of(scanner: &MemberScanner, read: &[u8]) -> Result<Self, BadBody> {
-        let spans: Arc<[_]> = scanner
-            .found()
-            .iter()
-            .map(|member| member.value.clone())
-            .collect();
-        let last = spans.last().cloned().ok_or(BadBody::NoModel)?;
-        let value = read.get(last).ok_or(BadBody::NoModel)?;
-        let name: String = serde_json::from_slice(value).map_err(|_| BadBody::ModelNotAString)?;
-        Ok(Self {
-            name: name.into(),
-            spans,
+    /// Of a beginning it is not known how many choices it asks for, and a further `model` may follow
+    /// in the rest; feed the rest to the scanner to notice.
+    #[must_use]
+    pub fn of(scanner: &MemberScanner, read: &[u8]) -> Self {
+        let models: Arc<[_]> = Self::models(scanner).map(|m| m.value.clone()).collect();
+        Self {
+            model: name(&models, read),
+            models,
+            choices: scanner.finish().ok().and_then(|found| choices(found, read)),
             scanned: read.len(),
-        })
+        }
+    }
+
+    /// The `model` members among what such a scanner has found so far.
+    pub fn models(scanner: &MemberScanner) -> impl Iterator<Item = &Member> {
+        scanner.found().iter().filter(|member| member.key == 0)
     }
 
     /// The model's name, with escapes decoded.
+    ///
+    /// When the key occurs more than once the last one names the model, as nearly all parsers have
+    /// it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no complete top-level `model`, or it is not a string.
+    pub const fn model(&self) -> Result<&Arc<str>, BadBody> {
+        match &self.model {
+            Ok(model) => Ok(model),
+            Err(why) => Err(*why),
+        }
+    }
+
+    /// How many choices the answer is to have: the `n` of OpenAI, for each prompt of a list of them,
+    /// or Gemini's `candidateCount`. One where the body says nothing; the most where it says it more
+    /// than once.
+    ///
+    /// `None` when it is not known, since only the beginning of the body was read, or what stands
+    /// there is no such number.
     #[must_use]
-    pub fn name(&self) -> &Arc<str> {
-        &self.name
+    pub const fn choices(&self) -> Option<NonZeroU32> {
+        self.choices
     }
 
     /// Whether this was found in a body, or the beginning of one, of exactly so many bytes.
@@ -377,19 +443,20 @@ impl RequestModel {
 
     /// The body with another model, which is given as JSON text, quotes included.
     ///
-    /// All other bytes stay. When the body has that very text already it is returned as it is,
+    /// All other bytes stay, and a `model` that occurs more than once is replaced everywhere, so that
+    /// no parser sees another. When the body has that very text already it is returned as it is,
     /// without a copy.
     #[must_use]
-    pub fn replace(&self, body: &Bytes, model: &[u8]) -> Bytes {
+    pub fn replace_model(&self, body: &Bytes, model: &[u8]) -> Bytes {
         let is_there = |span: &Range<usize>| body.get(span.clone()) == Some(model);
-        if self.spans.iter().all(is_there) {
+        if self.models.iter().all(is_there) {
             return body.clone();
         }
-        let removed: usize = self.spans.iter().map(Range::len).sum();
-        let added = self.spans.len() * model.len();
+        let removed: usize = self.models.iter().map(Range::len).sum();
+        let added = self.models.len() * model.len();
         let mut spliced = BytesMut::with_capacity((body.len() + added).saturating_sub(removed));
         let mut from = 0;
-        for span in &*self.spans {
+        for span in &*self.models {
             spliced.extend_from_slice(&body[from..span.start]);
             spliced.extend_from_slice(model);
             from = span.end;
@@ -397,6 +464,48 @@ impl RequestModel {
         spliced.extend_from_slice(&body[from..]);
         spliced.freeze()
     }
+}
+
+fn name(models: &[Range<usize>], read: &[u8]) -> Result<Arc<str>, BadBody> {
+    let last = models.last().cloned().ok_or(BadBody::NoModel)?;
+    let value = read.get(last).ok_or(BadBody::NoModel)?;
+    let name: String = serde_json::from_slice(value).map_err(|_| BadBody::ModelNotAString)?;
+    Ok(name.into())
+}
+
+fn choices(found: &[Member], body: &[u8]) -> Option<NonZeroU32> {
+    let (mut each, mut prompts) = (NonZeroU32::MIN, NonZeroU32::MIN);
+    for member in found {
+        let value = Value::parse(body.get(member.value.clone())?)?;
+        match KEYS[member.key] {
+            "n" => each = each.max(count(value)?),
+            "prompt" => prompts = prompts.max(self::prompts(value)?),
+            "generationConfig" | "generation_config" => {
+                for (key, value) in value.members() {
+                    if matches!(key, b"candidateCount" | b"candidate_count") {
+                        each = each.max(count(value)?);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    each.checked_mul(prompts)
+}
+
+/// A number of answers, where `null` is the default of one.
+fn count(value: Value<'_>) -> Option<NonZeroU32> {
+    match value.as_bytes() {
+        b"null" => Some(NonZeroU32::MIN),
+        _ => NonZeroU32::new(value.number()?.try_into().ok()?),
+    }
+}
+
+/// How many prompts a `prompt` is: a text or a list of tokens is one, other lists have one each.
+fn prompts(value: Value<'_>) -> Option<NonZeroU32> {
+    let lists = |element: &Value<'_>| element.text().is_some() || element.is_array();
+    let count = value.elements().filter(lists).count();
+    NonZeroU32::new(u32::try_from(count).ok()?.max(1))
 }
 
 // === impl BadBody ===
@@ -408,7 +517,7 @@ impl fmt::Display for BadBody {
             Self::Unfinished => "the request body ends before its JSON object does",
             Self::NoModel => "the request body has no `model`",
             Self::ModelNotAString => "`model` must be a string",
-            Self::TooMany => "the request body has too many `model` keys",
+            Self::TooMany => "the request body has the same key too often",
         })
     }
 }
@@ -424,9 +533,13 @@ mod tests {
 
     fn replaced(body: &str, model: &str) -> String {
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let found = RequestModel::find(&body).unwrap();
+        let found = RequestFacts::find(&body).unwrap();
         let json = serde_json::to_vec(model).unwrap();
-        String::from_utf8(found.replace(&body, &json).to_vec()).unwrap()
+        String::from_utf8(found.replace_model(&body, &json).to_vec()).unwrap()
+    }
+
+    fn found(body: &str) -> RequestFacts {
+        RequestFacts::find(body.as_bytes()).unwrap()
     }
 
     #[test]
@@ -453,7 +566,7 @@ mod tests {
     #[test]
     fn the_last_of_several_names_the_model_and_all_are_replaced() {
         let body = r#"{"model":"a","x":1,"model":"b","\u006dodel":"c\u0021"}"#;
-        assert_eq!(&**RequestModel::find(body.as_bytes()).unwrap().name(), "c!");
+        assert_eq!(&**found(body).model().unwrap(), "c!");
         assert_eq!(
             replaced(body, "z"),
             r#"{"model":"z","x":1,"model":"z","\u006dodel":"z"}"#
@@ -483,33 +596,88 @@ mod tests {
             ("{\"model\":null}", BadBody::ModelNotAString),
             ("{\"model\":[\"a\"]}", BadBody::ModelNotAString),
         ] {
-            assert_eq!(RequestModel::find(body.as_bytes()), Err(expected), "{body}");
+            let found = RequestFacts::find(body.as_bytes());
+            let model = found.and_then(|facts| facts.model().cloned());
+            assert_eq!(model, Err(expected), "{body}");
         }
         let many = format!("{{{}}}", vec!["\"model\":\"a\""; MAX_FOUND + 1].join(","));
-        assert_eq!(RequestModel::find(many.as_bytes()), Err(BadBody::TooMany));
+        assert_eq!(RequestFacts::find(many.as_bytes()), Err(BadBody::TooMany));
     }
 
     #[test]
     fn a_body_with_the_same_model_is_not_copied() {
         let body = Bytes::from_static(br#"{"model":"a"}"#);
-        let found = RequestModel::find(&body).unwrap();
-        assert_eq!(found.replace(&body, b"\"a\"").as_ptr(), body.as_ptr());
+        let found = RequestFacts::find(&body).unwrap();
+        assert_eq!(found.replace_model(&body, b"\"a\"").as_ptr(), body.as_ptr());
+    }
+
+    #[test]
+    fn knows_how_many_choices_are_asked_for() {
+        for (body, expected) in [
+            (r#"{"model":"a"}"#, Some(1)),
+            (r#"{"n":null}"#, Some(1)),
+            (r#"{"n": 3 ,"messages":[{"n":7}]}"#, Some(3)),
+            (r#"{"\u006e":2}"#, Some(2)),
+            // Parsers differ in which of them counts.
+            (r#"{"n":3,"n":1}"#, Some(3)),
+            (r#"{"n":1,"n":3}"#, Some(3)),
+            // For the provider to refuse, or to read in a way that is not known here.
+            (r#"{"n":0}"#, None),
+            (r#"{"n":-1}"#, None),
+            (r#"{"n":"2"}"#, None),
+            (r#"{"n":2.0}"#, None),
+            (r#"{"n":4294967296}"#, None),
+            (r#"{"prompt":"a","n":2}"#, Some(2)),
+            (r#"{"prompt":["a","b"]}"#, Some(2)),
+            (r#"{"prompt":["a","b"],"n":2}"#, Some(4)),
+            (r#"{"prompt":[1,2,3],"n":2}"#, Some(2)),
+            (r#"{"prompt":[[1,2],[3]]}"#, Some(2)),
+            (r#"{"prompt":[]}"#, Some(1)),
+            (r#"{"prompt":["a","b"],"n":4294967295}"#, None),
+            (r#"{"generationConfig":{"candidateCount":2}}"#, Some(2)),
+            (r#"{"generation_config":{"candidate_count":2}}"#, Some(2)),
+            (r#"{"generationConfig":{"topK":2}}"#, Some(1)),
+            (r#"{"generationConfig":null}"#, Some(1)),
+            (r#"{"generationConfig":{"candidateCount":"2"}}"#, None),
+        ] {
+            let choices = found(body).choices().map(NonZeroU32::get);
+            assert_eq!(choices, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn of_a_beginning_it_is_not_known_how_many_choices_it_asks_for() {
+        let mut scanner = RequestFacts::scanner();
+        let read = br#"{"model":"a","n":2,"messages":["lo"#;
+        scanner.feed(read).unwrap();
+        assert_eq!(RequestFacts::of(&scanner, read).choices(), None);
+    }
+
+    #[test]
+    fn what_was_read_from_another_body_is_not_believed() {
+        let mut extensions = Extensions::new();
+        extensions.insert(found(r#"{"n":2}"#));
+        let facts = |body: &[u8]| RequestFacts::known_or_find(&extensions, body);
+        let choices = |body| facts(body).map(|facts| facts.choices().map(NonZeroU32::get));
+        assert_eq!(choices(br#"{"n":33}"#), Ok(Some(33)));
+        assert_eq!(choices(b"{"), Err(BadBody::Unfinished));
     }
 
     #[test]
     fn finds_the_model_of_a_beginning() {
         let read = br#"{"model":"a","messages":["lo"#;
-        let mut scanner = RequestModel::scanner();
+        let mut scanner = RequestFacts::scanner();
         scanner.feed(read).unwrap();
-        assert_eq!(&**RequestModel::of(&scanner, read).unwrap().name(), "a");
+        assert_eq!(&**RequestFacts::of(&scanner, read).model().unwrap(), "a");
         scanner.feed(br#"ng"],"model":"b"}"#).unwrap();
         assert_eq!(scanner.finish().unwrap().len(), 2);
 
         // A value that may go on is not complete.
         let read = br#"{"model":"a"#;
-        let mut scanner = RequestModel::scanner();
+        let mut scanner = RequestFacts::scanner();
         scanner.feed(read).unwrap();
-        assert_eq!(RequestModel::of(&scanner, read), Err(BadBody::NoModel));
+        let facts = RequestFacts::of(&scanner, read);
+        assert_eq!(facts.model(), Err(BadBody::NoModel));
     }
 
     /// JSON text, written in many ways.
@@ -607,7 +775,7 @@ mod tests {
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(body.len() + 1)).collect();
             cuts.extend([0, body.len()]);
             cuts.sort_unstable();
-            let mut scanner = RequestModel::scanner();
+            let mut scanner = MemberScanner::new(&["model"]);
             for cut in cuts.windows(2) {
                 scanner.feed(&body.as_bytes()[cut[0]..cut[1]]).unwrap();
             }
@@ -619,7 +787,7 @@ mod tests {
                 .collect();
             prop_assert_eq!(&found, &expected);
 
-            let mut by_byte = RequestModel::scanner();
+            let mut by_byte = MemberScanner::new(&["model"]);
             for byte in body.as_bytes() {
                 by_byte.feed(&[*byte]).unwrap();
             }
@@ -656,10 +824,10 @@ mod tests {
 
         #[test]
         fn never_panics(body in vec(any::<u8>(), 0..64), json in json()) {
-            let _ = RequestModel::find(&body);
+            let _ = RequestFacts::find(&body);
             let mut broken = json.into_bytes();
             broken.extend(body);
-            let _ = RequestModel::find(&broken);
+            let _ = RequestFacts::find(&broken);
         }
     }
 }

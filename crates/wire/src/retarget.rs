@@ -13,7 +13,7 @@ use http::{
 
 use crate::{
     Dialect,
-    request::{BadBody, RequestModel},
+    request::{BadBody, RequestFacts},
 };
 
 /// Turns a caller's request into the one that a target is sent.
@@ -33,7 +33,7 @@ use crate::{
 /// | the credential | the target's own |
 /// | those named with [`forward`](Self::forward) | the caller's |
 ///
-/// Of the body only the top-level `model` is replaced, see [`RequestModel`]. The length is left to
+/// Of the body only the top-level `model` is replaced, see [`RequestFacts`]. The length is left to
 /// the HTTP client, which knows it from the body.
 ///
 /// ```
@@ -300,14 +300,20 @@ impl<B> Retarget<Request<Replayable<B>>> for HttpTarget {
     type Request = Request<Replayable<B>>;
 
     fn retarget(&self, request: Request<Replayable<B>>) -> Result<Self::Request, BoxError> {
-        let (parts, mut body) = request.into_parts();
+        let (mut parts, mut body) = request.into_parts();
         if let Some(model) = &self.shared.model {
             let read = body.read();
-            let found = match parts.extensions.get::<RequestModel>() {
-                Some(found) if found.is_of_length(read.len()) => found.clone(),
-                _ => find(&read, body.bytes().is_some()).map_err(refused)?,
+            let facts = match parts.extensions.get::<RequestFacts>() {
+                Some(facts) if facts.is_of_length(read.len()) => facts.clone(),
+                _ => {
+                    let facts = find(&read, body.bytes().is_some()).map_err(refused)?;
+                    // The layers around the target have not read the body.
+                    parts.extensions.insert(facts.clone());
+                    facts
+                }
             };
-            body = body.with_read(found.replace(&read, model));
+            facts.model().map_err(refused)?;
+            body = body.with_read(facts.replace_model(&read, model));
         }
         let mut request = Request::new(body);
         *request.method_mut() = parts.method;
@@ -318,13 +324,13 @@ impl<B> Retarget<Request<Replayable<B>>> for HttpTarget {
     }
 }
 
-fn find(read: &[u8], is_whole: bool) -> Result<RequestModel, BadBody> {
+fn find(read: &[u8], is_whole: bool) -> Result<RequestFacts, BadBody> {
     if is_whole {
-        return RequestModel::find(read);
+        return RequestFacts::find(read);
     }
-    let mut scanner = RequestModel::scanner();
+    let mut scanner = RequestFacts::scanner();
     scanner.feed(read)?;
-    RequestModel::of(&scanner, read)
+    Ok(RequestFacts::of(&scanner, read))
 }
 
 /// The caller's own fault, which another target does not mend.
@@ -564,12 +570,26 @@ mod tests {
     #[test]
     fn what_was_found_before_is_used_only_for_the_same_body() {
         let target = target(Dialect::OpenAiChat).model("z");
-        let found = RequestModel::find(br#"{"model":"m"}"#).unwrap();
+        let found = RequestFacts::find(br#"{"model":"m"}"#).unwrap();
         let other = Body::full(r#"{"x":"y","model":"m"}"#.into());
         let mut request = Request::post("/").body(other).unwrap();
         request.extensions_mut().insert(found);
         let sent = target.retarget(request).unwrap();
         assert_eq!(sent.body().read(), r#"{"x":"y","model":"z"}"#);
+    }
+
+    #[test]
+    fn what_it_has_read_of_a_body_the_layers_inside_need_not_read() {
+        let target = target(Dialect::OpenAiChat).model("z");
+        let choices = |body| {
+            let request = ask(&target, &[], body);
+            let facts: &RequestFacts = request.extensions().get().unwrap();
+            facts.choices().map(std::num::NonZeroU32::get)
+        };
+        let whole = Body::full(r#"{"model":"m","n":3}"#.into());
+        assert_eq!(choices(whole), Some(3));
+        let beginning = Body::once(r#"{"model":"m","n":3,"x":[1"#.into(), Full::from("]}"));
+        assert_eq!(choices(beginning), None);
     }
 
     #[test]

@@ -22,13 +22,12 @@ fn reader(dialect: Dialect, content_type: &str) -> AnswerReader {
     let mut reader = None;
     let head = measure(|| {
         let classify = ClassifyHttp::new(dialect);
-        let verdict = Classify::<Request<()>, _>::on_response(&classify, &(), &response);
+        let verdict = Classify::<Request<()>, _>::on_response(&classify, &None, &response);
         if let Verdict::AtEnd(stream) = verdict {
             reader = Some(stream);
         }
-        let classify: &dyn Classify<Request<()>, Response<()>, Call = (), Stream = AnswerReader> =
-            &classify;
-        assert!(classify.headroom(&(), &response).is_some());
+        let headroom = Classify::<Request<()>, _>::headroom(&classify, &None, &response);
+        assert!(headroom.is_some());
     });
     assert_eq!(head.count_total, 0, "the head of {content_type}");
     reader.expect("the body decides")

@@ -178,24 +178,6 @@ fn an_error_status_with_an_event_is_read_by_the_event() {
 }
 
 #[test]
-fn all_choices_must_finish() {
-    let choice = |index, delta, reason| {
-        format!(r#"{{"choices":[{{"index":{index},"delta":{delta},"finish_reason":{reason}}}]}}"#)
-    };
-    let text = r#"{"content":"a"}"#;
-    let (first, second) = (choice(0, text, "null"), choice(1, text, "null"));
-    let (first_end, second_end) = (choice(0, "{}", "\"stop\""), choice(1, "{}", "\"stop\""));
-    assert_eq!(
-        chat(&[&first, &second, &first_end]),
-        (Progress::Token, Kind::Malformed)
-    );
-    assert_eq!(
-        chat(&[&first, &second, &first_end, &second_end]),
-        (Progress::End, Kind::Success)
-    );
-}
-
-#[test]
 fn anthropic() {
     let read = |events: &[&str]| {
         let stream: String = events

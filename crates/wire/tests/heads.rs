@@ -31,7 +31,7 @@ fn what_an_inner_layer_found_out_decides() {
     let known = Outcome::new(Kind::Overloaded).with_evidence("known");
     response.extensions_mut().insert(known);
     let classify = ClassifyHttp::new(Dialect::OpenAiChat);
-    let verdict = Classify::<Request<()>, _>::on_response(&classify, &(), &response);
+    let verdict = Classify::<Request<()>, _>::on_response(&classify, &None, &response);
     assert!(matches!(verdict, Verdict::Now(outcome) if outcome == known));
 }
 

@@ -11,6 +11,7 @@
 
 mod bodies;
 mod cancel;
+mod choices;
 mod command;
 mod failures;
 mod features;

@@ -3,7 +3,7 @@
 mod anthropic;
 mod openai;
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use backstop_core::{Directives, FrozenRequest, Recorder, Replayed, Simplified};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Dialect,
+    request::RequestFacts,
     scan::{Sse, SseItem},
 };
 
@@ -26,8 +27,9 @@ use crate::{
 /// it is written as JSON or as a stream, as the later request asks.
 ///
 /// Kept are answers that ended by themselves (`stop`; `end_turn`, `stop_sequence`). Answers that were
-/// cut short, filtered, refused or empty are not, nor tool calls unless
-/// [`allow_tool_calls`](Self::allow_tool_calls) is set: to repeat an action is not to repeat a text.
+/// cut short, filtered, refused or empty are not, nor those with fewer choices than were asked for,
+/// nor tool calls unless [`allow_tool_calls`](Self::allow_tool_calls) is set: to repeat an action is
+/// not to repeat a text.
 ///
 /// Two requests are the same if their bodies are equal as JSON (RFC 8785), leaving out only `stream`
 /// and `stream_options`, which say how the answer is carried, and if their `anthropic-version` and
@@ -45,13 +47,15 @@ pub struct RecorderCall {
     model: String,
     stream: bool,
     include_usage: bool,
+    choices: Option<NonZeroU32>,
     directives: Directives,
 }
 
-/// What an [`HttpRecorder`] remembers of a response's head.
+/// What an [`HttpRecorder`] remembers of a response's head, and of what it must bring.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpRecording {
     stream: bool,
+    choices: NonZeroU32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,7 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
 
     fn on_request(&self, request: &FrozenRequest) -> Option<RecorderCall> {
         let asked: Asked<'_> = serde_json::from_slice(request.data()).ok()?;
+        let facts = RequestFacts::known_or_find(&request.parts().extensions, request.data());
         let usage = asked
             .stream_options
             .and_then(|options| options.include_usage);
@@ -110,6 +115,7 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
             model: asked.model.into_owned(),
             stream: asked.stream.unwrap_or(false),
             include_usage: usage.unwrap_or(false),
+            choices: facts.ok()?.choices(),
             directives: directives(&request.parts().headers),
         })
     }
@@ -144,7 +150,14 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
         Some(identity)
     }
 
-    fn on_response(&self, _: &RecorderCall, head: &Parts) -> Result<HttpRecording, &'static str> {
+    fn on_response(
+        &self,
+        call: &RecorderCall,
+        head: &Parts,
+    ) -> Result<HttpRecording, &'static str> {
+        let choices = call
+            .choices
+            .ok_or("how many choices were asked for is not known")?;
         if head.status != StatusCode::OK {
             return Err("status is not 200");
         }
@@ -152,14 +165,15 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
             .headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
-        match content_type
+        let stream = match content_type
             .and_then(|value| value.split(';').next())
             .map(str::trim)
         {
-            Some("application/json") => Ok(HttpRecording { stream: false }),
-            Some("text/event-stream") => Ok(HttpRecording { stream: true }),
-            _ => Err("content type is neither JSON nor an event stream"),
-        }
+            Some("application/json") => false,
+            Some("text/event-stream") => true,
+            _ => return Err("content type is neither JSON nor an event stream"),
+        };
+        Ok(HttpRecording { stream, choices })
     }
 
     fn record(&self, recording: &HttpRecording, body: &[u8]) -> Result<Bytes, &'static str> {
@@ -172,7 +186,7 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
             serde_json::from_slice(body).map_err(|_| "not JSON")?
         };
         match self.dialect {
-            Form::OpenAi => openai::admit(&answer, self.tool_calls),
+            Form::OpenAi => openai::admit(&answer, recording.choices, self.tool_calls),
             Form::Anthropic => anthropic::admit(&answer, self.tool_calls),
         }?;
         serde_json::to_vec(&answer)

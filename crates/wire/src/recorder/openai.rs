@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use serde_json::{Map, Value, json};
 
 use super::{append, event, unix_now};
@@ -115,8 +117,12 @@ fn fold_tool_call(message: &mut Map<String, Value>, call: &Value) -> Result<(), 
     Ok(())
 }
 
-/// Whether the answer may be kept.
-pub(super) fn admit(answer: &Value, tool_calls: bool) -> Result<(), &'static str> {
+/// Whether the answer to a request for so many choices may be kept.
+pub(super) fn admit(
+    answer: &Value,
+    asked: NonZeroU32,
+    tool_calls: bool,
+) -> Result<(), &'static str> {
     if answer.get("error").is_some_and(|error| !error.is_null()) {
         return Err("the answer has an error");
     }
@@ -124,8 +130,8 @@ pub(super) fn admit(answer: &Value, tool_calls: bool) -> Result<(), &'static str
         .get("choices")
         .and_then(Value::as_array)
         .ok_or("no choices")?;
-    if choices.is_empty() {
-        return Err("no choices");
+    if u32::try_from(choices.len()).is_ok_and(|given| given < asked.get()) {
+        return Err("it has fewer choices than were asked for");
     }
     for choice in choices {
         let message = choice.get("message").ok_or("a choice has no message")?;

@@ -35,6 +35,14 @@ fn anthropic() -> HttpRecorder {
         .allow_tool_calls()
 }
 
+/// The recording of an answer to a request for one choice.
+fn recording(stream: bool) -> HttpRecording {
+    HttpRecording {
+        stream,
+        choices: NonZeroU32::MIN,
+    }
+}
+
 fn call(recorder: HttpRecorder, stream: bool) -> RecorderCall {
     let body = json!({
         "model": "m", "stream": stream, "stream_options": {"include_usage": true},
@@ -46,7 +54,7 @@ fn call(recorder: HttpRecorder, stream: bool) -> RecorderCall {
 
 /// Records the answer, serves it as a stream, records that and serves it as JSON.
 fn there_and_back(recorder: HttpRecorder, answer: &Value) -> Value {
-    let json = HttpRecording { stream: false };
+    let json = recording(false);
     let record = recorder
         .record(&json, answer.to_string().as_bytes())
         .unwrap();
@@ -60,9 +68,7 @@ fn there_and_back(recorder: HttpRecorder, answer: &Value) -> Value {
         head.headers["cache-status"],
         "backstop; hit; detail=stale-if-error"
     );
-    let record = recorder
-        .record(&HttpRecording { stream: true }, &stream)
-        .unwrap();
+    let record = recorder.record(&recording(true), &stream).unwrap();
     let (head, body) = recorder
         .replay(&call(recorder, false), &record, replayed)
         .unwrap();
@@ -210,7 +216,7 @@ fn what_is_not_whole_and_clean_is_not_kept() {
         json!({"choices": [{"index": 0, "message": message, "finish_reason": reason}]}).to_string()
     };
     let text = json!({"role": "assistant", "content": "hi"});
-    let keep = |body: &str| strict.record(&HttpRecording { stream: false }, body.as_bytes());
+    let keep = |body: &str| strict.record(&recording(false), body.as_bytes());
     assert!(keep(&with("stop", text.clone())).is_ok());
     let tool = json!({"role": "assistant", "tool_calls": [{"id": "1"}]});
     for (name, body) in [
@@ -236,28 +242,16 @@ fn what_is_not_whole_and_clean_is_not_kept() {
         assert!(keep(&body).is_err(), "{name} was kept");
     }
     let cut = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
-    assert!(
-        strict
-            .record(&HttpRecording { stream: true }, cut.as_bytes())
-            .is_err()
-    );
+    assert!(strict.record(&recording(true), cut.as_bytes()).is_err());
     let strict = HttpRecorder::new(Dialect::Anthropic).unwrap();
     let start = r#"data: {"type":"message_start","message":{"type":"message","content":[]}}"#;
     let cut = format!("{start}\n\n");
-    assert!(
-        strict
-            .record(&HttpRecording { stream: true }, cut.as_bytes())
-            .is_err()
-    );
+    assert!(strict.record(&recording(true), cut.as_bytes()).is_err());
     let used = json!({
         "type": "message", "content": [{"type": "tool_use"}], "stop_reason": "tool_use",
     });
     let used = used.to_string();
-    assert!(
-        strict
-            .record(&HttpRecording { stream: false }, used.as_bytes())
-            .is_err()
-    );
+    assert!(strict.record(&recording(false), used.as_bytes()).is_err());
 }
 
 #[test]
@@ -284,13 +278,70 @@ fn a_simplified_answer_is_valid_both_ways_and_is_not_kept() {
             let (head, body) = recorder.simplified(&call, &text);
             assert_eq!(head.status, 200);
             assert!(String::from_utf8_lossy(&body).contains("Come back later."));
-            assert!(recorder.record(&HttpRecording { stream }, &body).is_err());
+            assert!(recorder.record(&recording(stream), &body).is_err());
             let text = Simplified::new("Come back later.", 503, &outcome);
             let (head, body) = recorder.simplified(&call, &text);
             assert_eq!(head.status, 503);
             assert_eq!(head.headers["content-type"], "application/json");
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(body["error"]["message"], "Come back later.");
+        }
+    }
+}
+
+/// What is kept of an answer to a request with this `n`.
+fn keep(n: &Value, stream: bool, body: &[u8]) -> Result<Value, &'static str> {
+    let recorder = HttpRecorder::new(Dialect::OpenAiChat).unwrap();
+    let request = json!({"model": "m", "n": n, "stream": stream}).to_string();
+    let call = recorder.on_request(&frozen(&[], &request)).unwrap();
+    let content_type = if stream {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
+    let response = http::Response::builder().header(CONTENT_TYPE, content_type);
+    let (head, ()) = response.body(()).unwrap().into_parts();
+    let recording = recorder.on_response(&call, &head)?;
+    let record = recorder.record(&recording, body)?;
+    Ok(serde_json::from_slice(&record).unwrap())
+}
+
+#[test]
+fn an_answer_with_fewer_choices_than_asked_for_is_not_kept() {
+    const FEWER: Result<usize, &str> = Err("it has fewer choices than were asked for");
+    for (n, given, expected) in [
+        (json!(null), 1, Ok(1)),
+        (json!(1), 0, FEWER),
+        (json!(1), 1, Ok(1)),
+        (json!(2), 1, FEWER),
+        (json!(2), 2, Ok(2)),
+        (json!(3), 2, FEWER),
+        (json!(200), 199, FEWER),
+        (json!(200), 200, Ok(200)),
+        (
+            json!("2"),
+            2,
+            Err("how many choices were asked for is not known"),
+        ),
+    ] {
+        let whole = |index| {
+            let message = json!({"role": "assistant", "content": "a"});
+            json!({"index": index, "message": message, "finish_reason": "stop"})
+        };
+        let answer = json!({"choices": (0..given).map(whole).collect::<Vec<_>>()});
+        let mut stream = String::new();
+        for index in 0..given {
+            for (delta, reason) in [(json!({"content": "a"}), None), (json!({}), Some("stop"))] {
+                let choice = json!({"index": index, "delta": delta, "finish_reason": reason});
+                event(&mut stream, None, &json!({"choices": [choice]}));
+            }
+        }
+        // The server says that it is whole, which is nothing against the number.
+        stream.push_str("data: [DONE]\n\n");
+        for (is_stream, body) in [(false, answer.to_string()), (true, stream)] {
+            let kept = keep(&n, is_stream, body.as_bytes());
+            let kept = kept.map(|answer| answer["choices"].as_array().unwrap().len());
+            assert_eq!(kept, expected, "n {n}, given {given}, {is_stream}");
         }
     }
 }

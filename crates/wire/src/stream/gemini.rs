@@ -50,7 +50,7 @@ pub(super) fn read(event: Value<'_>, facts: &mut Facts) -> Mark {
             Outcome::new(Kind::ContentFiltered).with_evidence("promptFeedback.blockReason"),
         ));
     }
-    if finished && facts.all_finished() {
+    if finished && facts.choices.are_over(|_| true) {
         // Gemini's own command line client asks again when it stops without a part.
         return Mark::end(content, facts.verdict(content, Silence::IsNoAnswer));
     }

@@ -16,7 +16,7 @@ pub(crate) mod finish_reason {
     };
 }
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step, outcome_of};
 use http::HeaderMap;
@@ -67,6 +67,8 @@ struct State {
     headers: HeaderMap,
     facts: Facts,
     failed: Option<Outcome>,
+    /// Nothing of the framing is missing.
+    closed: bool,
     /// JSON that stands between events, and how far it goes.
     stray: (Vec<u8>, Extent),
 }
@@ -84,10 +86,19 @@ struct Facts {
     skipped: bool,
     finish: Option<FinishReason>,
     usage: Usage,
-    /// One bit per choice: which were seen and which are finished. Only the OpenAI dialect has more
-    /// than one; beyond 64 they count as one.
-    choices: u64,
-    finished: u64,
+    choices: Choices,
+}
+
+/// The choices of an answer: alternatives, of which OpenAI and Gemini give as many as are asked for.
+#[derive(Debug, Default)]
+struct Choices {
+    /// How many there must be, if that is known.
+    asked: Option<NonZeroU32>,
+    /// Which were begun and which are over, one bit per index. OpenAI gives up to 128.
+    begun: u128,
+    over: u128,
+    /// There are more than can be kept account of.
+    beyond: bool,
 }
 
 /// Why a model stopped, in words that all dialects share.
@@ -171,6 +182,7 @@ impl StreamReader {
                 headers: HeaderMap::new(),
                 facts: Facts::default(),
                 failed: None,
+                closed: framing != Framing::JsonArray,
                 stray: (Vec::new(), Extent::default()),
             },
         }
@@ -188,6 +200,28 @@ impl StreamReader {
     pub fn headers(mut self, headers: HeaderMap) -> Self {
         self.state.headers = headers;
         self
+    }
+
+    /// Says how many choices were asked for, if that is known
+    /// ([`RequestFacts::choices`](crate::request::RequestFacts::choices)).
+    ///
+    /// Providers may give one choice after the other, so that a stream in which all choices so far
+    /// are over may be cut before the next has begun. It is whole when as many as were asked for are
+    /// over, or when it says itself that it is (`[DONE]`).
+    ///
+    /// By default it is not known, and what is believed then is this. OpenAI's chat completions and
+    /// those of the [`Provider`]s that document `[DONE]` end with it. Others are known to leave it
+    /// out, and next to nobody asks for more than one choice: there the end of the only choice is
+    /// the end of the stream, but as soon as another is seen, only `[DONE]` is. Gemini has no such
+    /// word: a stream is whole when every candidate that was begun is over.
+    #[must_use]
+    pub const fn choices(mut self, asked: Option<NonZeroU32>) -> Self {
+        self.ask(asked);
+        self
+    }
+
+    pub(crate) const fn ask(&mut self, choices: Option<NonZeroU32>) {
+        self.state.facts.choices.asked = choices;
     }
 
     pub(crate) const fn dialect(&self) -> Dialect {
@@ -245,7 +279,7 @@ impl ClassifyStream for StreamReader {
         if let Some(outcome) = state.failed {
             return outcome;
         }
-        if state.facts.ended {
+        if state.facts.ended && state.closed {
             return Outcome::success();
         }
         match end {
@@ -347,9 +381,28 @@ impl State {
             return;
         }
         match item {
-            JsonArrayItem::Element(data) => self.event(Event { name: None, data }, step),
+            JsonArrayItem::Element(data) => {
+                let mut element = Step::default();
+                self.event(Event { name: None, data }, &mut element);
+                // Without its bracket the array is not JSON, whatever is in it.
+                if element.progress == Progress::End {
+                    element.progress = if self.facts.content {
+                        Progress::Token
+                    } else {
+                        Progress::KeepAlive
+                    };
+                }
+                step.progress = step.progress.max(element.progress);
+                step.failed = element.failed;
+            }
             JsonArrayItem::TooLong => self.skip(step),
-            JsonArrayItem::End => alive(step),
+            JsonArrayItem::End => {
+                self.closed = true;
+                alive(step);
+                if self.facts.ended {
+                    step.progress = Progress::End;
+                }
+            }
             JsonArrayItem::Broken => self.fail(FOREIGN, step),
         }
     }
@@ -428,7 +481,7 @@ impl State {
         };
         let facts = &mut self.facts;
         match self.dialect {
-            Dialect::OpenAiChat => openai_chat::read(value, facts),
+            Dialect::OpenAiChat => openai_chat::read(value, self.provider, facts),
             Dialect::OpenAiResponses => openai_responses::read(value, facts),
             Dialect::Anthropic => anthropic::read(value, facts),
             Dialect::Gemini => gemini::read(value, facts),
@@ -479,17 +532,18 @@ fn is_heartbeat(name: &[u8]) -> bool {
 
 impl Facts {
     /// The choice `index` was seen, and perhaps it is over.
-    fn choice(&mut self, index: u64, finished: bool) {
-        let bit = 1 << index.min(63);
-        self.choices |= bit;
-        if finished {
-            self.finished |= bit;
+    fn choice(&mut self, index: u64, is_over: bool) {
+        let choices = &mut self.choices;
+        let bit = u32::try_from(index)
+            .ok()
+            .and_then(|index| 1u128.checked_shl(index));
+        choices.beyond |= bit.is_none();
+        choices.begun |= bit.unwrap_or_default();
+        if is_over {
+            choices.over |= bit.unwrap_or_default();
         }
-    }
-
-    /// Whether all choices that were begun are over.
-    const fn all_finished(&self) -> bool {
-        self.finished & self.choices == self.choices
+        // What looked like the end was that of another choice.
+        self.ended &= choices.begun == choices.over;
     }
 
     /// The model has stopped for `reason`.
@@ -526,6 +580,26 @@ impl Facts {
             _ => return Failure::None,
         };
         Failure::Known(outcome)
+    }
+}
+
+// === impl Choices ===
+
+impl Choices {
+    /// Whether every choice is over, `unasked` being the answer for as many as there are when it is
+    /// not known how many there must be.
+    fn are_over(&self, unasked: impl FnOnce(&Self) -> bool) -> bool {
+        !self.beyond
+            && self.begun == self.over
+            && match self.asked {
+                Some(asked) => self.over.count_ones() >= asked.get(),
+                None => unasked(self),
+            }
+    }
+
+    /// Whether there is but the first.
+    const fn is_one(&self) -> bool {
+        self.begun == 1
     }
 }
 

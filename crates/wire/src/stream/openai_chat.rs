@@ -4,8 +4,8 @@
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat-streaming>, and per field below.
 
-use super::{Facts, Failure, FinishReason, Mark, Silence};
-use crate::json::Value;
+use super::{Choices, Facts, Failure, FinishReason, Mark, Silence};
+use crate::{Provider, json::Value};
 
 /// `data: [DONE]`.
 pub(super) fn done(facts: &Facts) -> Mark {
@@ -13,7 +13,7 @@ pub(super) fn done(facts: &Facts) -> Mark {
     Mark::end(facts.content, facts.verdict(false, Silence::IsNoAnswer))
 }
 
-pub(super) fn read(value: Value<'_>, facts: &mut Facts) -> Mark {
+pub(super) fn read(value: Value<'_>, provider: Provider, facts: &mut Facts) -> Mark {
     // Google's compatible endpoint wraps an error in an array; a string is somebody's complaint.
     if let Some(first) = value.elements().next() {
         return if first.get("error").is_some() {
@@ -63,12 +63,14 @@ pub(super) fn read(value: Value<'_>, facts: &mut Facts) -> Mark {
             }
             b"generated_text" if value.text().is_some() => {
                 facts.finish(FinishReason::Stop);
+                facts.choice(0, true);
                 seen.finished = true;
             }
             // llama.cpp's native stream.
             b"content" => seen.content |= value.is_text(),
             b"stop" if value.is_true() => {
                 facts.finish(FinishReason::Stop);
+                facts.choice(0, true);
                 seen.finished = true;
             }
             _ => {}
@@ -77,11 +79,36 @@ pub(super) fn read(value: Value<'_>, facts: &mut Facts) -> Mark {
     if is_error || (has_message && !has_choices && !seen.content && !seen.finished) {
         return Mark::content(seen.content).with(Failure::Told);
     }
-    if seen.finished && facts.all_finished() {
+    let only_one = |choices: &Choices| choices.is_one() && !documents_done(provider);
+    if seen.finished && facts.choices.are_over(only_one) {
         let silence = facts.verdict(seen.content, Silence::IsNoAnswer);
         return Mark::end(seen.content, silence);
     }
     Mark::content(seen.content)
+}
+
+/// Whether the provider's reference says that a stream is terminated by `[DONE]`.
+///
+/// All have taken the sentence over from
+/// <https://platform.openai.com/docs/api-reference/chat/create#chat-create-stream>:
+/// <https://console.groq.com/docs/api-reference>, <https://docs.mistral.ai/api>,
+/// <https://api-docs.deepseek.com/api/create-chat-completion>,
+/// <https://docs.together.ai/reference/chat-completions-1>,
+/// <https://docs.fireworks.ai/api-reference/post-chatcompletions>,
+/// <https://docs.x.ai/docs/api-reference>. Others left it out for a time, such as Text Generation
+/// Inference (<https://github.com/huggingface/text-generation-inference/pull/2221>).
+const fn documents_done(provider: Provider) -> bool {
+    matches!(
+        provider,
+        Provider::OpenAi
+            | Provider::Azure
+            | Provider::Groq
+            | Provider::Mistral
+            | Provider::DeepSeek
+            | Provider::Together
+            | Provider::Fireworks
+            | Provider::Xai
+    )
 }
 
 #[derive(Default)]
