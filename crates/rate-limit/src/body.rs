@@ -47,6 +47,16 @@ pub(crate) struct Learn<O> {
     pub(crate) sent: Option<Sent>,
 }
 
+impl<O> Clone for Learn<O> {
+    fn clone(&self) -> Self {
+        Self {
+            memory: Arc::clone(&self.memory),
+            key: self.key,
+            sent: self.sent,
+        }
+    }
+}
+
 impl<O: Observer> Watch for Learn<O> {
     #[inline]
     fn on_finish(self, outcome: &Outcome) {

@@ -20,7 +20,7 @@ use crate::{
     Key,
     body::{Learn, ResponseBody},
     layer::Shared,
-    memory::{Blocked, Pass, Terms},
+    memory::{Pass, Terms},
     state::Sent,
     waiting::Waiting,
 };
@@ -37,18 +37,21 @@ pin_project! {
         C: Classify<Req, S::Response>,
         P: Responses<S::Response>,
     {
-        asked: Asked<C, C::Call, O>,
         #[pin]
-        state: State<S::Future, RareOf<S, Req, C, P>>,
+        state: State<Asked<C, C::Call, O>, S::Future, RareOf<S, Req, C, P, O>>,
     }
 }
 
-type RareOf<S, Req, C, P> = Rare<
-    S,
-    Req,
-    <P as Responses<<S as Service<Req>>::Response>>::Head,
-    <P as Responses<<S as Service<Req>>::Response>>::Body,
-    <C as Classify<Req, <S as Service<Req>>::Response>>::Stream,
+type RareOf<S, Req, C, P, O> = Rare<
+    Asked<C, <C as Classify<Req, <S as Service<Req>>::Response>>::Call, O>,
+    <S as Service<Req>>::Future,
+    Held<S, Req>,
+    Peeking<
+        <P as Responses<<S as Service<Req>>::Response>>::Head,
+        <P as Responses<<S as Service<Req>>::Response>>::Body,
+        <C as Classify<Req, <S as Service<Req>>::Response>>::Stream,
+        O,
+    >,
 >;
 
 /// What is known of the request, whatever becomes of it.
@@ -56,24 +59,34 @@ pub(crate) struct Asked<C, Call, O> {
     pub(crate) shared: Arc<Shared<C, O>>,
     pub(crate) call: Call,
     pub(crate) key: Option<Key>,
-    /// When it was sent, if anything was remembered then.
-    pub(crate) sent: Option<Sent>,
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<F, R> {
-        Calling { #[pin] future: F },
+    enum State<A, F, R> {
+        // Sent while nothing was remembered.
+        Calling { asked: A, #[pin] future: F },
         // Boxed, so that the healthy path does not move it about.
         Rare { rare: Box<R> },
     }
 }
 
 /// What happens when a request is not simply sent and answered.
-enum Rare<S, Req, H, B, C> {
-    Holding(Held<S, Req>),
-    Peeking(Peeking<H, B, C>),
+enum Rare<A, F, H, P> {
+    /// It is sent late, or was while something was remembered.
+    Sending { asked: A, sending: Sending<F, H> },
+    /// Its answer is an error, of which the body is being read.
+    Peeking(P),
+    /// It is answered here; `None` when that is done.
     Refused(Option<Failure>),
+}
+
+enum Sending<F, H> {
+    Held(H),
+    Sent {
+        future: Pin<Box<F>>,
+        at: Option<Sent>,
+    },
 }
 
 /// A request that is not sent yet, with an instance of the service to send it with.
@@ -92,7 +105,8 @@ enum Stage {
 }
 
 /// A response whose error body is being read.
-struct Peeking<H, B, C> {
+struct Peeking<H, B, C, O> {
+    learn: Learn<O>,
     head: Option<H>,
     peek: PeekFuture<B, C>,
     timer: Pin<Box<Sleep>>,
@@ -101,45 +115,16 @@ struct Peeking<H, B, C> {
 // === impl Asked ===
 
 impl<C, Call, O: Observer> Asked<C, Call, O> {
-    /// Lines up, if there is time for it; otherwise the answer is given here.
-    pub(crate) fn wait(&self, terms: Terms, blocked: Blocked) -> Result<Waiting, Failure> {
-        let memory = &self.shared.memory;
-        blocked
-            .patience(&terms)
-            .map_err(|late| memory.local_answer(late.at, &late.limit))?;
-        let scopes = Arc::clone(&memory.scopes);
-        Ok(Waiting::new(scopes, terms, memory.rules(), blocked))
-    }
-
     /// Learns from an error in the stead of a response.
     #[cold]
-    fn failed<Res, Req>(&self, error: impl Into<BoxError>) -> BoxError
+    fn failed<Res, Req>(&self, sent: Option<Sent>, error: impl Into<BoxError>) -> BoxError
     where
         C: Classify<Req, Res, Call = Call>,
     {
         let error = error.into();
         let outcome = self.shared.classify.on_error(&self.call, &*error);
-        self.learn(&outcome);
+        self.shared.memory.learn(self.key, sent, &outcome);
         error
-    }
-
-    /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
-    /// response without a verdict is taken for, and saying so would allocate.
-    #[inline]
-    fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
-        if !outcome.is_success() {
-            self.refused::<P, _>(head, outcome);
-        } else if let Some(sent) = self.sent {
-            self.shared.memory.succeeded(self.key, sent);
-        }
-    }
-
-    #[cold]
-    fn refused<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
-        self.learn(&outcome);
-        if let Some(extensions) = P::extensions_mut(head) {
-            extensions.insert(outcome);
-        }
     }
 
     /// Keeps what a response says is left, and tells outer layers.
@@ -154,16 +139,28 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
         }
     }
 
-    fn learn(&self, outcome: &Outcome) {
-        self.shared.memory.learn(self.key, self.sent, outcome);
-    }
-
     #[inline]
-    fn watch(&self) -> Learn<O> {
+    fn learn(&self, sent: Option<Sent>) -> Learn<O> {
         Learn {
             memory: Arc::clone(&self.shared.memory),
             key: self.key,
-            sent: self.sent,
+            sent,
+        }
+    }
+}
+
+// === impl Learn ===
+
+impl<O: Observer> Learn<O> {
+    /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
+    /// response without a verdict is taken for, and saying so would allocate.
+    fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
+        self.memory.learn(self.key, self.sent, &outcome);
+        if outcome.is_success() {
+            return;
+        }
+        if let Some(extensions) = P::extensions_mut(head) {
+            extensions.insert(outcome);
         }
     }
 }
@@ -196,14 +193,13 @@ impl<S, Req> Held<S, Req> {
     fn poll_send<C, Call, O>(
         &mut self,
         cx: &mut Context<'_>,
-        asked: &mut Asked<C, Call, O>,
-    ) -> Poll<Result<S::Future, BoxError>>
+        asked: &Asked<C, Call, O>,
+    ) -> Poll<Result<Sending<S::Future, Self>, BoxError>>
     where
         S: Service<Req, Error: Into<BoxError>> + Clone,
         O: Observer,
     {
-        let shared = Arc::clone(&asked.shared);
-        let memory = &shared.memory;
+        let memory = &asked.shared.memory;
         loop {
             match &mut self.stage {
                 Stage::Waiting { waiting, since } => match ready!(Pin::new(waiting).poll(cx)) {
@@ -228,7 +224,7 @@ impl<S, Req> Held<S, Req> {
                         pass = match memory.admit(&self.terms) {
                             Ok(pass) => pass,
                             Err(blocked) => {
-                                let waiting = asked.wait(self.terms, blocked)?;
+                                let waiting = memory.wait(self.terms, blocked)?;
                                 self.service = self.service.clone();
                                 self.stage = Stage::Waiting {
                                     waiting,
@@ -238,10 +234,11 @@ impl<S, Req> Held<S, Req> {
                             }
                         };
                     }
-                    asked.sent = memory.send(pass, &self.terms);
+                    let sent = memory.send(pass, &self.terms);
                     #[expect(clippy::expect_used, reason = "it is taken here alone, once")]
                     let request = self.request.take().expect("sent once");
-                    return Poll::Ready(Ok(self.service.call(request)));
+                    let future = self.service.call(request);
+                    return Poll::Ready(Ok(Sending::sent(future, sent)));
                 }
             }
         }
@@ -259,32 +256,33 @@ where
     #[inline]
     pub(crate) const fn calling(asked: Asked<C, C::Call, O>, future: S::Future) -> Self {
         Self {
-            asked,
-            state: State::Calling { future },
+            state: State::Calling { asked, future },
         }
+    }
+
+    /// One that is sent while something is remembered.
+    #[cold]
+    pub(crate) fn returning(asked: Asked<C, C::Call, O>, at: Sent, future: S::Future) -> Self {
+        let sending = Sending::sent(future, Some(at));
+        Self::rare(Rare::Sending { asked, sending })
     }
 
     #[cold]
     pub(crate) fn holding(asked: Asked<C, C::Call, O>, held: Held<S, Req>) -> Self {
-        Self {
-            asked,
-            state: State::rare(Rare::Holding(held)),
-        }
+        let sending = Sending::Held(held);
+        Self::rare(Rare::Sending { asked, sending })
     }
 
     #[cold]
-    pub(crate) fn refused(asked: Asked<C, C::Call, O>, failure: Failure) -> Self {
-        Self {
-            asked,
-            state: State::rare(Rare::Refused(Some(failure))),
-        }
+    pub(crate) fn refused(failure: Failure) -> Self {
+        Self::rare(Rare::Refused(Some(failure)))
     }
-}
 
-impl<F, R> State<F, R> {
-    fn rare(rare: R) -> Self {
-        Self::Rare {
-            rare: Box::new(rare),
+    fn rare(rare: RareOf<S, Req, C, P, O>) -> Self {
+        Self {
+            state: State::Rare {
+                rare: Box::new(rare),
+            },
         }
     }
 }
@@ -300,34 +298,42 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.as_mut().project();
-        let StateProjection::Calling { future } = this.state.as_mut().project() else {
-            return self.poll_rare(cx);
+        let (asked, future) = match self.as_mut().project().state.project() {
+            StateProjection::Calling { asked, future } => (asked, future),
+            StateProjection::Rare { rare } => return Self::poll_rare(rare, cx),
         };
         let response = match ready!(future.poll(cx)) {
             Ok(response) => response,
-            Err(error) => return Poll::Ready(Err(this.asked.failed::<S::Response, Req>(error))),
+            Err(error) => return Poll::Ready(Err(asked.failed::<S::Response, Req>(None, error))),
         };
-        let asked = &*this.asked;
         let classify = &asked.shared.classify;
-        if let Some(headroom) = classify.headroom(&asked.call, &response) {
-            return self.poll_respond(cx, response, Some(&headroom), None);
-        }
-        // The healthy cases are apart from the others. Where nothing asks for the address of a
-        // response, it is moved less, and that is most of what passing it on costs.
-        match classify.on_response(&asked.call, &response) {
-            Verdict::Now(outcome) if outcome.is_success() => {
-                if let Some(sent) = asked.sent {
-                    asked.shared.memory.succeeded(asked.key, sent);
+        let responded = match classify.headroom(&asked.call, &response) {
+            Some(headroom) => {
+                let verdict = classify.on_response(&asked.call, &response);
+                respond::<_, Req, C, P, O>(asked, None, response, verdict, Some(&headroom))
+            }
+            // The healthy cases are apart from the others. Where nothing asks for the address of a
+            // response, it is moved less, and that is most of what passing it on costs.
+            None => match classify.on_response(&asked.call, &response) {
+                Verdict::Now(outcome) if outcome.is_success() => {
+                    return Poll::Ready(Ok(P::map_body(response, ResponseBody::decided)));
                 }
-                Poll::Ready(Ok(P::map_body(response, ResponseBody::decided)))
+                Verdict::AtEnd(stream) if P::is_to_be_read(&response) => {
+                    return Poll::Ready(Ok(P::map_body(response, |body| {
+                        ResponseBody::watched(body, stream, asked.learn(None))
+                    })));
+                }
+                verdict => respond::<_, Req, C, P, O>(asked, None, response, verdict, None),
+            },
+        };
+        match responded {
+            Ok(response) => Poll::Ready(Ok(response)),
+            Err(peeking) => {
+                let mut rare = Box::new(Rare::Peeking(*peeking));
+                let polled = Self::poll_rare(&mut rare, cx);
+                self.project().state.set(State::Rare { rare });
+                polled
             }
-            Verdict::AtEnd(stream) if P::is_to_be_read(&response) => {
-                Poll::Ready(Ok(P::map_body(response, |body| {
-                    ResponseBody::watched(body, stream, asked.watch())
-                })))
-            }
-            verdict => self.poll_respond(cx, response, None, Some(verdict)),
         }
     }
 }
@@ -339,107 +345,73 @@ where
     P: Responses<S::Response>,
     O: Observer,
 {
-    /// Passes a response on that says more than that all is well, or begins to read its error body.
-    #[inline(never)]
-    fn poll_respond(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        response: S::Response,
-        headroom: Option<&Headroom>,
-        verdict: Option<Verdict<C::Stream>>,
-    ) -> Poll<<Self as Future>::Output> {
-        let mut this = self.as_mut().project();
-        let asked = &*this.asked;
-        let classify = &asked.shared.classify;
-        let verdict = verdict.unwrap_or_else(|| classify.on_response(&asked.call, &response));
-        match respond::<_, Req, C, P, O>(asked, response, verdict, headroom) {
-            Ok(response) => Poll::Ready(Ok(response)),
-            Err(peeking) => {
-                this.state.set(State::rare(Rare::Peeking(*peeking)));
-                self.poll_rare(cx)
-            }
-        }
-    }
-
     /// Polls what is rare, apart, so that the rest is small enough to be inlined.
     #[cold]
     #[inline(never)]
-    fn poll_rare(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<<Self as Future>::Output> {
-        let mut this = self.as_mut().project();
-        if let StateProjection::Rare { rare } = this.state.as_mut().project() {
-            match ready!(rare.poll::<C, P, O>(cx, this.asked))? {
-                Next::Call(future) => this.state.set(State::Calling { future }),
-                Next::Answer(response) => return Poll::Ready(Ok(response)),
-            }
-        }
-        self.poll(cx)
-    }
-}
-
-/// What follows what is rare.
-enum Next<F, R> {
-    Call(F),
-    Answer(R),
-}
-
-impl<S, Req, H, B, Cs> Rare<S, Req, H, B, Cs>
-where
-    S: Service<Req, Error: Into<BoxError>> + Clone,
-    Cs: ClassifyStream,
-{
-    #[cold]
-    #[expect(
-        clippy::type_complexity,
-        reason = "the types follow from the traits, and are named here alone"
-    )]
-    fn poll<C, P, O>(
-        &mut self,
+    fn poll_rare(
+        rare: &mut RareOf<S, Req, C, P, O>,
         cx: &mut Context<'_>,
-        asked: &mut Asked<C, C::Call, O>,
-    ) -> Poll<Result<Next<S::Future, P::With<ResponseBody<B, Cs, O>>>, BoxError>>
-    where
-        C: Classify<Req, S::Response>,
-        P: Responses<S::Response, Head = H, Body = B>,
-        B: Body<Data = Bytes, Error: Into<BoxError>>,
-        O: Observer,
-    {
-        match self {
-            Self::Holding(held) => {
-                let future = ready!(held.poll_send(cx, asked))?;
-                Poll::Ready(Ok(Next::Call(future)))
-            }
-            Self::Peeking(peeking) => {
-                let (head, body) = ready!(peeking.poll::<C, C::Call, P, S::Response, O>(cx, asked));
-                Poll::Ready(Ok(Next::Answer(P::join(head, Some(body)))))
-            }
-            #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
-            Self::Refused(failure) => {
-                let failure = failure.take().expect("polled after completion");
-                Poll::Ready(Err(failure.into()))
+    ) -> Poll<<Self as Future>::Output> {
+        loop {
+            match rare {
+                Rare::Sending { asked, sending } => match sending {
+                    Sending::Held(held) => *sending = ready!(held.poll_send(cx, asked))?,
+                    Sending::Sent { future, at } => {
+                        let response = match ready!(future.as_mut().poll(cx)) {
+                            Ok(response) => response,
+                            Err(error) => {
+                                let error = asked.failed::<S::Response, Req>(*at, error);
+                                return Poll::Ready(Err(error));
+                            }
+                        };
+                        let classify = &asked.shared.classify;
+                        let headroom = classify.headroom(&asked.call, &response);
+                        let headroom = headroom.as_ref();
+                        let verdict = classify.on_response(&asked.call, &response);
+                        match respond::<_, Req, C, P, O>(asked, *at, response, verdict, headroom) {
+                            Ok(response) => return Poll::Ready(Ok(response)),
+                            Err(peeking) => *rare = Rare::Peeking(*peeking),
+                        }
+                    }
+                },
+                Rare::Peeking(peeking) => {
+                    let (head, body) = ready!(peeking.poll::<P, S::Response>(cx));
+                    return Poll::Ready(Ok(P::join(head, Some(body))));
+                }
+                #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+                Rare::Refused(failure) => {
+                    let failure = failure.take().expect("polled after completion");
+                    return Poll::Ready(Err(failure.into()));
+                }
             }
         }
     }
 }
 
-impl<H, B, Cs> Peeking<H, B, Cs>
+impl<F, H> Sending<F, H> {
+    fn sent(future: F, at: Option<Sent>) -> Self {
+        Self::Sent {
+            future: Box::pin(future),
+            at,
+        }
+    }
+}
+
+impl<H, B, Cs, O> Peeking<H, B, Cs, O>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
     Cs: ClassifyStream,
+    O: Observer,
 {
     #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
-    fn poll<C, Call, P, Res, O>(
-        &mut self,
-        cx: &mut Context<'_>,
-        asked: &Asked<C, Call, O>,
-    ) -> Poll<(H, ResponseBody<B, Cs, O>)>
+    fn poll<P, Res>(&mut self, cx: &mut Context<'_>) -> Poll<(H, ResponseBody<B, Cs, O>)>
     where
         P: Responses<Res, Head = H, Body = B>,
-        O: Observer,
     {
         let body = match Pin::new(&mut self.peek).poll(cx) {
             Poll::Ready(Peek::Decided(outcome, body)) => {
                 let mut head = self.head.take().expect("polled after completion");
-                asked.decided::<P, _>(&mut head, outcome);
+                self.learn.decided::<P, _>(&mut head, outcome);
                 return Poll::Ready((head, ResponseBody::passed(body)));
             }
             Poll::Ready(Peek::Committed(committed)) => committed,
@@ -449,21 +421,27 @@ where
             }
         };
         let head = self.head.take().expect("polled after completion");
-        Poll::Ready((head, ResponseBody::peeked(body.watch(asked.watch()))))
+        let body = ResponseBody::peeked(body.watch(self.learn.clone()));
+        Poll::Ready((head, body))
     }
 }
 
-/// Passes a response on, or begins to read its error body.
+/// Passes a response on that says more than that all is well, or begins to read its error body.
+#[inline(never)]
 #[expect(
     clippy::type_complexity,
     reason = "the types follow from the traits, and are named here alone"
 )]
 fn respond<Res, Req, C, P, O>(
     asked: &Asked<C, C::Call, O>,
+    sent: Option<Sent>,
     response: Res,
     verdict: Verdict<C::Stream>,
     headroom: Option<&Headroom>,
-) -> Result<P::With<ResponseBody<P::Body, C::Stream, O>>, Box<Peeking<P::Head, P::Body, C::Stream>>>
+) -> Result<
+    P::With<ResponseBody<P::Body, C::Stream, O>>,
+    Box<Peeking<P::Head, P::Body, C::Stream, O>>,
+>
 where
     C: Classify<Req, Res>,
     P: Responses<Res>,
@@ -473,21 +451,22 @@ where
     if let Some(headroom) = headroom {
         asked.report::<P, _>(&mut head, headroom);
     }
+    let learn = asked.learn(sent);
     let body = match (verdict, body) {
         (Verdict::Now(outcome), body) => {
-            asked.decided::<P, _>(&mut head, outcome);
+            learn.decided::<P, _>(&mut head, outcome);
             body.map(ResponseBody::decided)
         }
         (Verdict::AtEnd(mut stream), None) => {
             let outcome = stream.on_end(End::Clean(None));
-            asked.decided::<P, _>(&mut head, outcome);
+            learn.decided::<P, _>(&mut head, outcome);
             None
         }
         // Whoever reads the head may never ask for a body that is over: gRPC sends a refusal as a
         // head alone.
         (Verdict::AtEnd(mut stream), Some(body)) if body.is_end_stream() => {
             let outcome = stream.on_end(End::Clean(None));
-            asked.decided::<P, _>(&mut head, outcome);
+            learn.decided::<P, _>(&mut head, outcome);
             Some(if P::is_failure(&head) {
                 ResponseBody::decided(body)
             } else {
@@ -497,14 +476,13 @@ where
         (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
             let config = &asked.shared.memory.config;
             return Err(Box::new(Peeking {
+                learn,
                 head: Some(head),
                 peek: peek(body, stream, config.peek_limit),
                 timer: Box::pin(sleep(config.peek_time)),
             }));
         }
-        (Verdict::AtEnd(stream), Some(body)) => {
-            Some(ResponseBody::watched(body, stream, asked.watch()))
-        }
+        (Verdict::AtEnd(stream), Some(body)) => Some(ResponseBody::watched(body, stream, learn)),
     };
     Ok(P::join(head, body))
 }

@@ -18,7 +18,7 @@
 //!   is left, the target is reported as [`NearlyLimited`], requests that have another target are sent
 //!   on to it, and the only target is paced rather than refused.
 //!
-//! The memory is read without a lock, and three loads tell that nothing is limited. While that is so
+//! The memory is read without a lock, and one load tells that nothing is limited. While that is so
 //! nothing is allocated and the clock is not read. [`RateLimitHandle`] reads it and resets it.
 //!
 //! # Limits of it

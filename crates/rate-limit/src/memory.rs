@@ -12,6 +12,7 @@ use crate::{
     scoped::Scoped,
     state::{Admission, Limit, LimitKind, Micros, Place, Refusal, Sent, micros, sent_at},
     table::Table,
+    waiting::Waiting,
 };
 
 /// What is remembered of one target, and who is told.
@@ -223,7 +224,16 @@ impl<O: Observer> Memory<O> {
         self.scopes.admit(terms, self.rules(), true)
     }
 
-    pub(crate) fn rules(&self) -> Rules {
+    /// Lines up, if there is time for it; otherwise the answer is given here.
+    pub(crate) fn wait(&self, terms: Terms, blocked: Blocked) -> Result<Waiting, Failure> {
+        blocked
+            .patience(&terms)
+            .map_err(|late| self.local_answer(late.at, &late.limit))?;
+        let scopes = Arc::clone(&self.scopes);
+        Ok(Waiting::new(scopes, terms, self.rules(), blocked))
+    }
+
+    fn rules(&self) -> Rules {
         Rules {
             ramp: micros(self.config.ramp),
             reserve: self.config.shift_below,

@@ -50,9 +50,9 @@ pub struct RateLimit<S, C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
 enum Readiness {
     /// Nothing yet.
     Unknown,
-    /// The inner service is ready, and may hold a place for us.
+    /// What the inner service said, which may hold a place for us, or be in line for one.
     Inner,
-    /// The target is limited; the inner service was not asked.
+    /// Ready, as the target is limited; the inner service holds nothing.
     Local,
 }
 
@@ -113,25 +113,18 @@ where
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // Once ready, always ready until called.
-        if self.readiness == Readiness::Local {
+        if self.readiness == Readiness::Local || !self.whole.state.is_open() {
+            self.ready_for_limited();
             return Poll::Ready(Ok(()));
         }
-        if self.readiness == Readiness::Unknown && !self.whole.state.is_open() {
-            self.readiness = Readiness::Local;
-            return Poll::Ready(Ok(()));
-        }
-        let ready = self.inner.poll_ready(cx).map_err(Into::into);
-        if ready.is_ready() {
-            self.readiness = Readiness::Inner;
-        }
-        ready
+        self.readiness = Readiness::Inner;
+        self.inner.poll_ready(cx).map_err(Into::into)
     }
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let readiness = mem::replace(&mut self.readiness, Readiness::Unknown);
         let key = self.key.key_of(&request);
-        if readiness == Readiness::Inner
+        if self.readiness == Readiness::Inner
             && self.whole.state.is_open()
             && !self.shared.keeps_reserve
             && key.is_none_or(|key| self.shared.memory.scopes.is_open_for(key))
@@ -139,12 +132,25 @@ where
             let asked = self.asked(&request, key);
             ResponseFuture::calling(asked, self.inner.call(request))
         } else {
-            self.call_with_care(request, key, readiness)
+            self.call_with_care(request, key)
         }
     }
 }
 
 impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
+    /// Is ready without the inner service, and gives back what that holds or is in line for.
+    #[cold]
+    #[inline(never)]
+    fn ready_for_limited(&mut self)
+    where
+        S: Clone,
+    {
+        if self.readiness == Readiness::Inner {
+            self.inner = self.inner.clone();
+        }
+        self.readiness = Readiness::Local;
+    }
+
     /// Calls when something is remembered, or a reserve is kept.
     #[cold]
     #[inline(never)]
@@ -152,7 +158,6 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
         &mut self,
         request: Req,
         key: Option<Key>,
-        readiness: Readiness,
     ) -> ResponseFuture<S, Req, C, P, O>
     where
         S: Service<Req, Error: Into<BoxError>> + Clone,
@@ -161,28 +166,33 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
         E: EstimateTokens<Req>,
         O: Observer,
     {
+        let readiness = mem::replace(&mut self.readiness, Readiness::Unknown);
         let memory = &self.shared.memory;
         let terms = self.terms(&request, key);
-        let mut asked = self.asked(&request, key);
+        let asked = self.asked(&request, key);
         let nearly = memory.nearly(&terms);
         let refused = if let Some(nearly) = nearly.filter(|_| has_others::<P, _>(&request)) {
-            ResponseFuture::refused(asked, memory.early_answer(&nearly))
+            ResponseFuture::refused(memory.early_answer(&nearly))
         } else {
             match memory.admit(&terms) {
                 Ok(pass) if readiness == Readiness::Inner => {
-                    asked.sent = memory.send(pass, &terms);
-                    return ResponseFuture::calling(asked, self.inner.call(request));
+                    let sent = memory.send(pass, &terms);
+                    let future = self.inner.call(request);
+                    return match sent {
+                        None => ResponseFuture::calling(asked, future),
+                        Some(sent) => ResponseFuture::returning(asked, sent, future),
+                    };
                 }
                 Ok(pass) => {
                     let held = Held::admitted(self.inner.clone(), request, terms, pass);
                     return ResponseFuture::holding(asked, held);
                 }
-                Err(blocked) => match asked.wait(terms, blocked) {
+                Err(blocked) => match memory.wait(terms, blocked) {
                     Ok(waiting) => {
                         let held = Held::waiting(self.inner.clone(), request, terms, waiting);
                         ResponseFuture::holding(asked, held)
                     }
-                    Err(failure) => ResponseFuture::refused(asked, failure),
+                    Err(failure) => ResponseFuture::refused(failure),
                 },
             }
         };
@@ -204,7 +214,6 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
             shared: Arc::clone(&self.shared),
             call: self.shared.classify.on_request(request),
             key,
-            sent: None,
         }
     }
 

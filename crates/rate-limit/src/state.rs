@@ -32,6 +32,9 @@ pub(crate) struct State {
     noticed: AtomicU64,
     /// A [`Ramp`]: how many requests have returned since the last limit ended.
     ramp: AtomicU64,
+    /// Odd if any of the words may be set; the rest counts how often one was. Set after the word,
+    /// so each request that follows a refusal looks at the words, and a healthy one at this alone.
+    remembered: AtomicU64,
 }
 
 /// A limit, as it is remembered: until when, after how many refusals without a hint, on whose word,
@@ -118,15 +121,35 @@ impl State {
             words: std::array::from_fn(|_| AtomicU64::new(0)),
             noticed: AtomicU64::new(0),
             ramp: AtomicU64::new(0),
+            remembered: AtomicU64::new(0),
         }
     }
 
-    /// Whether nothing at all is remembered: three loads, no clock.
+    /// Whether nothing at all is remembered: one load, no clock.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        let [throttled, quota, overloaded] = &self.words;
-        let load = |word: &AtomicU64| word.load(Ordering::Acquire);
-        load(throttled) | load(quota) | load(overloaded) == 0
+        self.remembered.load(Ordering::Acquire) & 1 == 0
+    }
+
+    fn remember(&self) {
+        let next = |remembered: u64| Some(remembered.wrapping_add(2) | 1);
+        let _ = self
+            .remembered
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+    }
+
+    /// Opens if no word is set. A word that is set meanwhile counts on, and that keeps it closed.
+    fn open(&self) {
+        let remembered = self.remembered.load(Ordering::Acquire);
+        let is_set = |word: &AtomicU64| word.load(Ordering::Acquire) != 0;
+        if !self.words.iter().any(is_set) {
+            let _ = self.remembered.compare_exchange(
+                remembered,
+                remembered & !1,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
+        }
     }
 
     /// The limit that is remembered and lasts the longest, in force or over.
@@ -158,7 +181,10 @@ impl State {
             let next = current.after(refusal, is_news, &wait)?;
             match word.compare_exchange_weak(current.0, next.0, Ordering::AcqRel, Ordering::Acquire)
             {
-                Ok(_) => return Some(next.until()),
+                Ok(_) => {
+                    self.remember();
+                    return Some(next.until());
+                }
                 Err(seen) => {
                     let seen = Word(seen);
                     is_news &= seen == current || seen.is_zero();
@@ -187,11 +213,13 @@ impl State {
         for word in &self.words {
             word.store(0, Ordering::Release);
         }
+        self.open();
     }
 
     /// Lets a request through, or says when the place behind `ahead` others is.
     pub(crate) fn admit(&self, now: Micros, step: Micros, ahead: u64) -> Admission {
         let Some(limit) = self.longest() else {
+            self.open();
             return Admission::Open;
         };
         let mut ramp = self.ramp.load(Ordering::Acquire);
@@ -256,6 +284,7 @@ impl State {
                 let _ = word.compare_exchange(current.0, 0, Ordering::AcqRel, Ordering::Acquire);
             }
         }
+        self.open();
     }
 }
 

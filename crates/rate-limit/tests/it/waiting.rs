@@ -5,6 +5,7 @@ use std::{sync::Arc, task::Poll, time::Duration};
 use backstop_core::{Deadline, Http, Kind, outcome_of};
 use backstop_rate_limit::{BytesPerToken, OneKey, RateLimit, RateLimitLayer};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use http::Request;
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep},
@@ -12,7 +13,7 @@ use tokio::{
 use tokio_test::{assert_pending, assert_ready, task};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::{Log, Model, TestClassify, refusal, request};
+use crate::support::{Body, Log, Model, TestClassify, refusal, request};
 
 type Limited = RateLimit<Model, TestClassify, Http, OneKey, BytesPerToken, Log>;
 
@@ -239,6 +240,28 @@ async fn readiness_that_is_not_used_is_given_back() {
     let refused = ready.call(request());
     assert_eq!(permits.available_permits(), 2, "given back at once");
     assert!(refused.await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_in_the_line_of_the_inner_service_is_given_back_when_a_limit_comes() {
+    let (model, permits) = (two_seconds(), Arc::new(Semaphore::new(1)));
+    let inner = ServiceBuilder::new()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(
+            Arc::clone(&permits),
+        ))
+        .service(model.clone());
+    let mut service = RateLimitLayer::new("a", TestClassify).layer(inner);
+    let mut lined_up = service.clone();
+    service.ready().await.expect("ready");
+    let mut ready = task::spawn(());
+    let mut poll_ready =
+        |service: &mut _| ready.enter(|cx, _| Service::<Request<Body>>::poll_ready(service, cx));
+    assert_pending!(poll_ready(&mut lined_up));
+
+    assert_eq!(service.call(request()).await.expect("sent").status(), 429);
+    assert_ready!(poll_ready(&mut lined_up)).expect("limited");
+    assert_eq!(permits.available_permits(), 1, "it waits for none");
+    assert!(lined_up.call(request()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ fn notice(state: &State, refusal: &Refusal) -> Option<Micros> {
 }
 
 fn until(state: &State) -> Micros {
+    assert!(!state.is_open(), "what is remembered is looked at");
     state.longest().expect("remembered").until
 }
 
@@ -37,6 +38,7 @@ fn the_longest_of_two_hints_stays() {
             thread::spawn(move || {
                 notice(&state, &refusal(now, None, Some(given)));
                 // Whoever has noticed a limit sees at least that.
+                assert!(!state.is_open());
                 assert!(state.in_force(now).expect("limited").until >= now + given);
             })
         });
@@ -170,5 +172,21 @@ fn what_is_over_is_forgotten_and_what_is_new_is_not() {
         notice(&state, &refusal(now, None, Some(70)));
         forgetting.join().expect("no panic");
         assert_eq!(until(&state), now + 70);
+    });
+}
+
+#[test]
+fn it_opens_again_when_the_last_word_is_forgotten() {
+    loom::model(|| {
+        let state = Arc::new(State::new());
+        notice(&state, &refusal(10, None, Some(90)));
+        let threads = [(); 2].map(|()| {
+            let state = Arc::clone(&state);
+            thread::spawn(move || state.reset())
+        });
+        for thread in threads {
+            thread.join().expect("no panic");
+        }
+        assert!(state.is_open());
     });
 }
