@@ -12,6 +12,22 @@
 //! A limit is not a fault, a fault is not a limit, and what the caller did wrong or broke off
 //! says nothing about the target. A probe that is throttled has failed.
 //!
+//! # What a scope means here
+//!
+//! A target is one model at one provider with one credential. What an outcome speaks about is taken
+//! from it in this way:
+//!
+//! * A **limit** (throttled, quota spent) of the scope model, credential, account or provider is
+//!   remembered for that scope, and benches all targets that share it
+//!   ([`HealthBuilder::sharing`]); by default a target shares none of them.
+//! * A **fault** of any of these scopes counts for the one target that was asked.
+//! * A limit or a fault of [`Scope::Request`] speaks of that request alone: the next target is
+//!   asked, and nobody is benched.
+//!
+//! Nothing here depends on the request. Where callers bring their own credentials to one target,
+//! the limits and the refusals of one of them would bench it for all: let the classifier give them
+//! [`Scope::Request`], and remember limits per key in a layer of the target.
+//!
 //! Everything is lock-free, and nothing here reads a clock: the time is passed in.
 //!
 //! ```
@@ -38,6 +54,7 @@ mod last_resort;
 mod limit;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod room;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod window;
@@ -53,7 +70,7 @@ pub use self::{
     last_resort::{Choice, LastResort},
     limit::{Limited, SharedLimit},
 };
-use self::{window::Window, word::Word};
+use self::{room::Room, window::Window, word::Word};
 use crate::{
     ConfigError, SkipReason, Skipped,
     epoch::{Epoch, nanos},
@@ -85,6 +102,8 @@ pub struct Permit {
     shared: Option<Arc<Shared>>,
     generation: u16,
     is_probe: bool,
+    /// Whether it holds a place in the [`Room`].
+    has_place: bool,
     begun: Instant,
 }
 
@@ -170,6 +189,8 @@ struct Shared {
     /// The share of the ramp's first second, in 2^-32.
     ramp_start: u64,
     switched_off: AtomicBool,
+    /// For attempts that are made although the target should not be asked.
+    room: Room,
     limits: [SharedLimit; 4],
     probe_gate: Option<Box<dyn ProbeGate>>,
 }
@@ -243,8 +264,14 @@ impl Health {
     }
 
     /// Asks to make an attempt although the target is ejected, recovering or limited, because
-    /// nobody else is left; see [`LastResort`]. `None` when it is switched off: an operator's word
-    /// holds.
+    /// nobody else is left; see [`LastResort`].
+    ///
+    /// `None` when it is switched off: an operator's word holds. `None` also when it lets such
+    /// attempts time out, a whole round of them, and holds as many as it can take: half of those
+    /// that were under way then, halved again with each such round, at least one. Each success
+    /// allows one more, and an ejection after all requests went to the target as usual begins
+    /// without a bound. A target that is overloaded works on what nobody waits for any more; given
+    /// all that comes, it would be kept there long after its capacity is back.
     #[must_use = "a permit that is dropped counts as a cancelled attempt"]
     pub fn acquire_anyway(&self, now: Instant) -> Option<Permit> {
         if self.shared.switched_off.load(Ordering::Acquire) {
@@ -258,7 +285,16 @@ impl Health {
                 Err(newer) => word = newer,
             }
         }
-        Some(self.permit(word, false, now))
+        self.shared.room.try_take().then(|| {
+            let mut permit = self.permit(word, false, now);
+            permit.has_place = true;
+            permit
+        })
+    }
+
+    /// Whether there is room for an attempt that is made anyway.
+    pub(crate) fn has_room(&self) -> bool {
+        self.shared.room.is_free()
     }
 
     /// When the target may be asked again: now, if it may be asked already or only has too little
@@ -401,6 +437,7 @@ impl Health {
         }
         self.shared.forget_counts();
         self.shared.times_ejected.store(0, Ordering::Release);
+        self.shared.room.open();
     }
 
     /// Takes the probe's slot of an ejected target that is due. `Ok(None)` when it is not to be
@@ -422,6 +459,7 @@ impl Health {
             shared: Some(Arc::clone(&self.shared)),
             generation: word.generation(),
             is_probe,
+            has_place: false,
             begun: now,
         }
     }
@@ -488,6 +526,7 @@ impl HealthBuilder {
                 ramp_credit: AtomicU32::new(0),
                 ramp_start,
                 switched_off: AtomicBool::new(false),
+                room: Room::new(),
                 limits: self.limits,
                 probe_gate: self.probe_gate,
             }),
@@ -517,6 +556,9 @@ impl Permit {
     )]
     pub fn report(mut self, now: Instant, outcome: &Outcome) -> Option<State> {
         let shared = self.shared.take()?;
+        if self.has_place {
+            self.leave(&shared, now, outcome);
+        }
         if outcome.is_limit() {
             self.fail_probe(&shared, now, None);
             return shared.throttle(now, self.begun, outcome);
@@ -535,6 +577,18 @@ impl Permit {
     #[must_use]
     pub const fn is_probe(&self) -> bool {
         self.is_probe
+    }
+
+    /// Gives back the place, and says how it went.
+    #[cold]
+    fn leave(&self, shared: &Shared, now: Instant, outcome: &Outcome) {
+        let begun = shared.millis(self.begun);
+        if outcome.is_success() {
+            shared.room.widen(begun);
+        } else if matches!(outcome.kind(), Kind::TimedOut(_)) {
+            shared.room.narrow(begun, shared.millis(now));
+        }
+        shared.room.give_back();
     }
 
     fn success(&self, shared: &Shared, now: Instant) -> Option<State> {
@@ -600,6 +654,9 @@ impl Permit {
             let next = word.eject(shared.millis_up(now + period));
             match shared.exchange(word, next) {
                 Ok(()) => {
+                    if shared.share(word, now) == WHOLE {
+                        shared.room.open();
+                    }
                     shared.times_ejected.store(times, Ordering::Release);
                     shared.forget_counts();
                     return Some(State::Faulting);
@@ -647,6 +704,9 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
+            if self.has_place {
+                shared.room.give_back();
+            }
             self.give_back(&shared);
         }
     }

@@ -82,20 +82,16 @@ fn guarded(model: &Model, admission: AdmissionConfig) -> Stack {
 async fn what_is_restored_is_back_within_five_seconds() {
     // Twice what it holds when it is well and fully used: a hundred a second for a tenth of one.
     let sized = AdmissionConfig::default().max_concurrent(20);
-    let calls = load(guarded(&overloaded(), sized), OFFERED, seconds(60)).await;
-    assert!(goodput(&calls, 0, 9) > 0.99);
-    assert!(goodput(&calls, 12, 20) < 0.5, "there was an incident");
-    for second in 25..60 {
-        let goodput = goodput(&calls, second, second + 1);
-        assert!(goodput >= 0.95, "{goodput} in second {second}");
+    // And with nobody to say how much it can hold: it is found out.
+    for admission in [sized, AdmissionConfig::default()] {
+        let calls = load(guarded(&overloaded(), admission), OFFERED, seconds(60)).await;
+        assert!(goodput(&calls, 0, 9) > 0.99);
+        assert!(goodput(&calls, 12, 20) < 0.5, "there was an incident");
+        for second in 25..60 {
+            let goodput = goodput(&calls, second, second + 1);
+            assert!(goodput >= 0.95, "{goodput} in second {second}");
+        }
     }
-
-    // Nobody said how much it can hold: the backlog of ten seconds must be worked off, but nothing
-    // is added to it, and that ends.
-    let unsized_model = guarded(&overloaded(), AdmissionConfig::default());
-    let calls = load(unsized_model, OFFERED, seconds(60)).await;
-    assert!(goodput(&calls, 21, 30) < 0.5);
-    assert!(goodput(&calls, 40, 60) > 0.99);
 
     // The same incident with retries and nothing else: it is down for good.
     let calls = load(
@@ -107,4 +103,19 @@ async fn what_is_restored_is_back_within_five_seconds() {
     assert!(goodput(&calls, 0, 9) > 0.99);
     let goodput = goodput(&calls, 50, 60);
     assert!(goodput < 0.05, "{goodput}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sole_target_that_loses_calls_without_a_queue_is_asked_by_all() {
+    let every_other = Model::new("model", |_, number| {
+        if fastrand::Rng::with_seed(number as u64).bool() {
+            Act::Answer(millis(300))
+        } else {
+            Act::Silence
+        }
+    });
+    let stack = guarded(&every_other, AdmissionConfig::default());
+    let calls = load(stack, OFFERED, seconds(120)).await;
+    let answered = goodput(&calls, 10, 120);
+    assert!(answered > 0.45, "{answered}");
 }

@@ -11,7 +11,8 @@ use super::{Health, Permit};
 pub enum LastResort {
     /// The target that is due soonest is asked all the same, so that the last usable one is never
     /// ejected. Not so one that *said* how long it is limited: asking it again is a wasted request,
-    /// and may prolong the limit.
+    /// and may prolong the limit. One that lets all such requests time out gets fewer of them; see
+    /// [`Health::acquire_anyway`].
     #[default]
     TrySoonest,
     /// The answer is immediate and says when the first target is due.
@@ -53,7 +54,8 @@ impl LastResort {
         for (target, health) in targets {
             let Some(due) = health.due(now) else { continue };
             retry_at = Some(retry_at.map_or(due, |earlier| earlier.min(due)));
-            if health.limited(now).is_some_and(|limited| limited.stated) {
+            let is_told = health.limited(now).is_some_and(|limited| limited.stated);
+            if is_told || !health.has_room() {
                 continue;
             }
             if soonest.is_none_or(|(earlier, ..)| due < earlier) {

@@ -1,4 +1,4 @@
-use backstop_core::{Kind, Outcome};
+use backstop_core::{Kind, Outcome, Phase};
 use loom::thread;
 
 use super::*;
@@ -60,6 +60,47 @@ fn loom_a_probe_that_is_dropped_gives_its_slot_back_whatever_else_happens() {
                 .try_acquire(due)
                 .is_ok_and(|permit| permit.is_probe())
         );
+    });
+}
+
+#[test]
+fn loom_a_place_is_given_once_and_given_back_once() {
+    bounded(|| {
+        let now = Instant::now();
+        let health = ejected(now);
+        let timed_out = Outcome::timed_out(Phase::FirstToken);
+        // Room for one.
+        let last = health.acquire_anyway(now).unwrap();
+        last.report(now, &timed_out);
+        let other = health.clone();
+        let thread = thread::spawn(move || other.acquire_anyway(now));
+        let mine = health.acquire_anyway(now);
+        let theirs = thread.join().unwrap();
+        assert!(mine.is_some() != theirs.is_some());
+        drop((mine, theirs));
+        assert!(health.shared.room.is_empty());
+    });
+}
+
+#[test]
+fn loom_a_round_is_halved_once_by_many_that_time_out() {
+    bounded(|| {
+        let now = Instant::now();
+        let health = ejected(now);
+        let timed_out = Outcome::timed_out(Phase::FirstToken);
+        let round: Vec<_> = (0..4)
+            .map(|_| health.acquire_anyway(now).unwrap())
+            .collect();
+        let [first, second, third, fourth] = <[Permit; 4]>::try_from(round).unwrap();
+        // Before a probe is due.
+        let later = now + Duration::from_millis(500);
+        let thread = thread::spawn(move || second.report(later, &timed_out));
+        first.report(later, &timed_out);
+        thread.join().unwrap();
+        // Three or four were under way, so one or two are left room for, and two are still there.
+        assert!(health.acquire_anyway(later).is_none());
+        drop((third, fourth));
+        assert!(health.acquire_anyway(later).is_some());
     });
 }
 

@@ -255,6 +255,60 @@ fn a_fault_of_a_last_resort_ends_the_row_of_successes_and_nothing_else() {
 }
 
 #[test]
+fn a_last_resort_that_lets_all_time_out_is_given_half_of_it_each_round() {
+    let start = Instant::now();
+    // Longer than the test goes on: no probe is due.
+    let health = ejected(config().ejection_base(SECOND * 60), start);
+    let timed_out = Outcome::timed_out(Phase::FirstToken);
+    let fill = |now| -> Vec<Permit> {
+        let all = std::iter::from_fn(|| health.acquire_anyway(now));
+        all.take(100).collect()
+    };
+    let mut now = start + SECOND;
+    for expected in [100, 50, 25, 12, 6, 3, 1, 1] {
+        let round = fill(now);
+        assert_eq!(round.len(), expected);
+        assert_eq!(health.has_room(), expected == 100);
+        now += SECOND;
+        for permit in round {
+            permit.report(now, &timed_out);
+        }
+        now += Duration::from_millis(1);
+    }
+    // Each success makes room for one more, and what was only broken off for none.
+    for expected in [1, 2, 4] {
+        let round = fill(now);
+        assert_eq!(round.len(), expected);
+        for permit in round {
+            permit.report(now, &Outcome::success());
+        }
+        drop(fill(now));
+    }
+}
+
+#[test]
+fn a_round_with_an_answer_and_other_faults_leave_a_last_resort_its_room() {
+    let start = Instant::now();
+    let health = ejected(config(), start);
+    let now = start + SECOND;
+    let later = now + SECOND;
+    let mut round: Vec<_> = (0..50)
+        .map(|_| health.acquire_anyway(now).unwrap())
+        .collect();
+    round.pop().unwrap().report(now, &Outcome::success());
+    for permit in round.drain(..25) {
+        permit.report(later, &fault());
+    }
+    for permit in round {
+        permit.report(later, &Outcome::timed_out(Phase::Headers));
+    }
+    let all: Vec<_> = (0..1_000)
+        .map_while(|_| health.acquire_anyway(later))
+        .collect();
+    assert_eq!(all.len(), 1_000);
+}
+
+#[test]
 fn ejections_grow_are_capped_and_are_forgiven() {
     let mut now = Instant::now();
     let config = config()
@@ -412,6 +466,36 @@ fn a_limit_is_shared_by_scope_and_a_fault_is_not() {
 }
 
 #[test]
+fn what_speaks_of_one_request_benches_nobody_and_any_other_fault_the_target() {
+    let now = Instant::now();
+    let health = Health::new(config()).unwrap();
+    for kind in [
+        Kind::Throttled,
+        Kind::QuotaExhausted,
+        Kind::Unauthorized,
+        Kind::Unavailable,
+    ] {
+        let of_one = Outcome::new(kind).with_scope(Scope::Request);
+        for _ in 0..20 {
+            assert_eq!(report(&health, now, &of_one), None);
+        }
+    }
+    assert_eq!(health.snapshot(now).faults, 0);
+    for scope in [
+        Scope::Model,
+        Scope::Credential,
+        Scope::Account,
+        Scope::Provider,
+    ] {
+        let health = Health::new(config()).unwrap();
+        for _ in 0..5 {
+            report(&health, now, &fault().with_scope(scope));
+        }
+        assert_eq!(health.state(now), State::Faulting, "{scope:?}");
+    }
+}
+
+#[test]
 fn an_operators_word_holds() {
     let now = Instant::now();
     let health = ejected(config(), now);
@@ -538,8 +622,8 @@ fn history() -> impl Strategy<Value = Vec<Did>> {
         Just(Did::Begin),
         Just(Did::Begin),
         Just(Did::Anyway),
-        (any::<usize>(), 0_u8..4).prop_map(|(which, how)| Did::End(which, how)),
-        (any::<usize>(), 0_u8..4).prop_map(|(which, how)| Did::End(which, how)),
+        (any::<usize>(), 0_u8..5).prop_map(|(which, how)| Did::End(which, how)),
+        (any::<usize>(), 0_u8..5).prop_map(|(which, how)| Did::End(which, how)),
         any::<usize>().prop_map(Did::Drop),
     ];
     prop::collection::vec(did, 1..300)
@@ -549,7 +633,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     /// Whatever happens: at most one probe, none before its time, two changes per ejection, and
-    /// the slot is never lost.
+    /// neither its slot nor a place is ever lost.
     #[test]
     fn the_laws_of_ejection_hold_in_any_history(history in history()) {
         let health = Health::new(config().consecutive_faults(2)).unwrap();
@@ -573,6 +657,7 @@ proptest! {
                         0 => Outcome::success(),
                         1 => fault(),
                         2 => throttled(SECOND),
+                        3 => Outcome::timed_out(Phase::FirstToken),
                         _ => Outcome::new(Kind::Rejected),
                     };
                     let change = permit.report(now, &outcome);
@@ -596,5 +681,6 @@ proptest! {
         }
         open.clear();
         prop_assert!(!health.shared.word().has_probe());
+        prop_assert!(health.shared.room.is_empty());
     }
 }
