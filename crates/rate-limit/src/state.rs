@@ -178,7 +178,11 @@ impl State {
         // Refusals of requests that were under way together are one incident.
         let mut is_news = current.is_zero() || refusal.sent.is_some_and(|sent| sent > before);
         loop {
-            let next = current.after(refusal, is_news, &wait)?;
+            let Some(next) = current.after(refusal, is_news, &wait) else {
+                // Whoever remembered it may not have come to say so.
+                self.remember();
+                return None;
+            };
             match word.compare_exchange_weak(current.0, next.0, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) => {
