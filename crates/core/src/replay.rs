@@ -106,7 +106,8 @@ pub struct FreezeRequest<B> {
     more: Vec<Bytes>,
     read: usize,
     limit: usize,
-    trailers: Option<HeaderMap>,
+    // Boxed: they are large and next to never there.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// The future that reads an `http::Request` and keeps what further requests need.
@@ -129,17 +130,17 @@ pub struct SpareRequest {
     headers: PackedHeaders,
     extensions: Extensions,
     data: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// Headers one after the other: lengths, a flag, name and value.
-struct PackedHeaders(Bytes);
+struct PackedHeaders(Vec<u8>);
 
 /// A request that has been read.
 struct ReadRequest<B> {
     parts: Parts,
     data: Bytes,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     /// The rest of a body that is larger than the limit.
     rest: Option<B>,
 }
@@ -188,7 +189,7 @@ where
     }
 
     fn again(spare: &SpareRequest) -> Self::Request {
-        let mut request = http::Request::new(body(&spare.data, spare.trailers.as_ref()));
+        let mut request = http::Request::new(body(&spare.data, spare.trailers.as_deref()));
         *request.method_mut() = spare.method.clone();
         *request.uri_mut() = spare.uri.clone();
         *request.version_mut() = spare.version;
@@ -355,7 +356,7 @@ where
                         self.more.push(data);
                     }
                 }
-                Err(frame) => self.trailers = frame.into_trailers().ok(),
+                Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
             }
             if self.read > self.limit {
                 break true;
@@ -387,7 +388,7 @@ where
             None => Frozen::Replayable(FrozenRequest {
                 parts: Arc::new(read.parts),
                 data: read.data,
-                trailers: read.trailers.map(Arc::new),
+                trailers: read.trailers.map(Arc::from),
             }),
         }))
     }
@@ -451,7 +452,7 @@ where
                     data: read.data,
                     trailers: read.trailers,
                 };
-                let body = body(&spare.data, spare.trailers.as_ref());
+                let body = body(&spare.data, spare.trailers.as_deref());
                 let request = http::Request::from_parts(read.parts, body);
                 Frozen::Replayable((request, spare))
             }
@@ -477,15 +478,11 @@ impl PackedHeaders {
     /// The lengths of name and value, four bytes each, and whether the value is sensitive.
     const PREFIX: usize = 9;
 
+    /// What a header takes, about: names have a dozen bytes, most values some dozens.
+    const USUAL: usize = 64;
+
     fn pack(headers: &HeaderMap) -> Self {
-        if headers.is_empty() {
-            return Self(Bytes::new());
-        }
-        let len = headers
-            .iter()
-            .map(|(name, value)| Self::PREFIX + name.as_str().len() + value.len())
-            .sum();
-        let mut packed = Vec::with_capacity(len);
+        let mut packed = Vec::with_capacity(headers.len() * Self::USUAL);
         for (name, value) in headers {
             let name = name.as_str().as_bytes();
             let [a, b, c, d] = len_of(name);
@@ -494,12 +491,12 @@ impl PackedHeaders {
             packed.extend_from_slice(name);
             packed.extend_from_slice(value.as_bytes());
         }
-        Self(packed.into())
+        Self(packed)
     }
 
     fn unpack(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let mut rest = self.0.clone();
+        let mut rest = Bytes::copy_from_slice(&self.0);
         while let Some((prefix, _)) = rest.split_first_chunk::<{ Self::PREFIX }>() {
             let [a, b, c, d, e, f, g, h, sensitive] = *prefix;
             let name_len = u32::from_be_bytes([a, b, c, d]) as usize;

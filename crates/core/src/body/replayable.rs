@@ -14,7 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 /// when the limit was passed followed by the rest of the body as it comes.
 pub struct Replayable<B> {
     data: Option<Bytes>,
-    trailers: Option<HeaderMap>,
+    // Boxed: they are large, next to never there, and would be moved about with every request.
+    trailers: Option<Box<HeaderMap>>,
     rest: Option<B>,
 }
 
@@ -33,7 +34,7 @@ impl<B> Replayable<B> {
     #[must_use]
     pub fn with_trailers(data: Bytes, trailers: HeaderMap) -> Self {
         Self {
-            trailers: Some(trailers),
+            trailers: Some(Box::new(trailers)),
             ..Self::full(data)
         }
     }
@@ -91,7 +92,7 @@ where
         Poll::Ready(
             self.trailers
                 .take()
-                .map(|trailers| Ok(Frame::trailers(trailers))),
+                .map(|trailers| Ok(Frame::trailers(*trailers))),
         )
     }
 
