@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, ready as ready_or_pending},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 use http_body::Body;
 
@@ -99,15 +99,11 @@ pub struct FrozenRequest {
 ///
 /// Dropping it drops the request.
 pub struct FreezeRequest<B> {
-    parts: Option<Parts>,
-    body: Option<B>,
-    // Most bodies are one chunk: it needs no allocation.
-    first: Option<Bytes>,
+    // Its body is read in place.
+    request: Option<http::Request<Replayable<B>>>,
     more: Vec<Bytes>,
     read: usize,
     limit: usize,
-    // Boxed: they are large and next to never there.
-    trailers: Option<Box<HeaderMap>>,
 }
 
 /// The future that reads an `http::Request` and keeps what further requests need.
@@ -136,15 +132,6 @@ pub struct SpareRequest {
 /// Headers one after the other: lengths, a flag, name and value.
 struct PackedHeaders(Vec<u8>);
 
-/// A request that has been read.
-struct ReadRequest<B> {
-    parts: Parts,
-    data: Bytes,
-    trailers: Option<Box<HeaderMap>>,
-    /// The rest of a body that is larger than the limit.
-    rest: Option<B>,
-}
-
 impl<B> Replay<http::Request<B>> for Http
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
@@ -160,16 +147,14 @@ where
         limit: usize,
         carry: &CarryExtensions,
     ) -> FreezeRequest<B> {
-        let (mut parts, body) = request.into_parts();
-        parts.extensions = carry.copy(&parts.extensions);
+        let mut request = request.map(|body| Replayable::once(Bytes::new(), body));
+        let carried = carry.copy(request.extensions());
+        *request.extensions_mut() = carried;
         FreezeRequest {
-            parts: Some(parts),
-            body: Some(body),
-            first: None,
+            request: Some(request),
             more: Vec::new(),
             read: 0,
             limit,
-            trailers: None,
         }
     }
 
@@ -327,48 +312,19 @@ impl<B> FreezeRequest<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
+    /// Reads the request: its body is whole, or larger than the limit.
     #[expect(
         clippy::expect_used,
         reason = "polled after completion, as every future"
     )]
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<ReadRequest<B>, BoxError>> {
-        let body = self.body.as_mut().expect("polled after completion");
-        let over = loop {
-            if self.trailers.is_some() || body.is_end_stream() {
-                break false;
-            }
-            let Some(frame) = ready_or_pending!(Pin::new(&mut *body).poll_frame(cx)) else {
-                break false;
-            };
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(error) => {
-                    self.body = None;
-                    return Poll::Ready(Err(error.into()));
-                }
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    self.read += data.len();
-                    if self.first.is_none() {
-                        self.first = Some(data);
-                    } else {
-                        self.more.push(data);
-                    }
-                }
-                Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
-            }
-            if self.read > self.limit {
-                break true;
-            }
-        };
-        let first = self.first.take().unwrap_or_default();
-        Poll::Ready(Ok(ReadRequest {
-            parts: self.parts.take().expect("polled after completion"),
-            data: join(first, &std::mem::take(&mut self.more), self.read),
-            trailers: self.trailers.take(),
-            rest: self.body.take().filter(|_| over),
-        }))
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<http::Request<Replayable<B>>, BoxError>> {
+        let request = self.request.as_mut().expect("polled after completion");
+        let body = request.body_mut();
+        ready_or_pending!(body.poll_read(&mut self.more, &mut self.read, self.limit, cx))?;
+        Poll::Ready(Ok(self.request.take().expect("it was read just now")))
     }
 }
 
@@ -379,32 +335,17 @@ where
     type Output = Result<Frozen<FrozenRequest, http::Request<Replayable<B>>>, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let read = ready_or_pending!(self.poll_read(cx))?;
-        Poll::Ready(Ok(match read.rest {
-            Some(rest) => {
-                let body = Replayable::once(read.data, rest);
-                Frozen::Once(http::Request::from_parts(read.parts, body))
-            }
-            None => Frozen::Replayable(FrozenRequest {
-                parts: Arc::new(read.parts),
-                data: read.data,
-                trailers: read.trailers.map(Arc::from),
-            }),
-        }))
+        let request = ready_or_pending!(self.poll_read(cx))?;
+        if !request.body().is_whole() {
+            return Poll::Ready(Ok(Frozen::Once(request)));
+        }
+        let (parts, body) = request.into_parts();
+        Poll::Ready(Ok(Frozen::Replayable(FrozenRequest {
+            parts: Arc::new(parts),
+            data: body.read(),
+            trailers: body.trailers().map(|trailers| Arc::new(trailers.clone())),
+        })))
     }
-}
-
-/// One piece of all chunks; a single chunk is not copied.
-fn join(first: Bytes, more: &[Bytes], len: usize) -> Bytes {
-    if more.is_empty() {
-        return first;
-    }
-    let mut joined = BytesMut::with_capacity(len);
-    joined.extend_from_slice(&first);
-    for chunk in more {
-        joined.extend_from_slice(chunk);
-    }
-    joined.freeze()
 }
 
 /// A body that is all there.
@@ -436,27 +377,23 @@ where
     >;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let read = ready_or_pending!(self.reading.poll_read(cx))?;
-        Poll::Ready(Ok(match read.rest {
-            Some(rest) => {
-                let body = Replayable::once(read.data, rest);
-                Frozen::Once(http::Request::from_parts(read.parts, body))
-            }
-            None => {
-                let spare = SpareRequest {
-                    method: read.parts.method.clone(),
-                    uri: read.parts.uri.clone(),
-                    version: read.parts.version,
-                    headers: PackedHeaders::pack(&read.parts.headers),
-                    extensions: read.parts.extensions.clone(),
-                    data: read.data,
-                    trailers: read.trailers,
-                };
-                let body = body(&spare.data, spare.trailers.as_deref());
-                let request = http::Request::from_parts(read.parts, body);
-                Frozen::Replayable((request, spare))
-            }
-        }))
+        let request = ready_or_pending!(self.reading.poll_read(cx))?;
+        if !request.body().is_whole() {
+            return Poll::Ready(Ok(Frozen::Once(request)));
+        }
+        let spare = SpareRequest {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: PackedHeaders::pack(request.headers()),
+            extensions: request.extensions().clone(),
+            data: request.body().read(),
+            trailers: request
+                .body()
+                .trailers()
+                .map(|trailers| Box::new(trailers.clone())),
+        };
+        Poll::Ready(Ok(Frozen::Replayable((request, spare))))
     }
 }
 

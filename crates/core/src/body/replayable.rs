@@ -4,9 +4,11 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+
+use crate::BoxError;
 
 /// A request body that can be sent again, or one that was too large for that.
 ///
@@ -65,6 +67,74 @@ impl<B> Replayable<B> {
     pub fn with_read(mut self, read: Bytes) -> Self {
         self.data = Some(read).filter(|data| !data.is_empty());
         self
+    }
+}
+
+impl<B> Replayable<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    /// Reads until the body is all there, or has more than `limit` bytes.
+    ///
+    /// `more` and `read` are what was read before, but for the first chunk: most bodies are one, and
+    /// need no list.
+    pub(crate) fn poll_read(
+        &mut self,
+        more: &mut Vec<Bytes>,
+        read: &mut usize,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>> {
+        while let Some(rest) = &mut self.rest {
+            if self.trailers.is_some() || rest.is_end_stream() {
+                self.rest = None;
+                break;
+            }
+            let frame = match ready!(Pin::new(rest).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    self.rest = None;
+                    return Poll::Ready(Err(error.into()));
+                }
+                None => {
+                    self.rest = None;
+                    break;
+                }
+            };
+            match frame.into_data() {
+                Ok(data) if data.is_empty() => {}
+                Ok(data) => {
+                    *read += data.len();
+                    if self.data.is_none() {
+                        self.data = Some(data);
+                    } else {
+                        more.push(data);
+                    }
+                }
+                Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
+            }
+            if *read > limit {
+                break;
+            }
+        }
+        if !more.is_empty() {
+            let mut joined = BytesMut::with_capacity(*read);
+            for chunk in self.data.iter().chain(&*more) {
+                joined.extend_from_slice(chunk);
+            }
+            more.clear();
+            self.data = Some(joined.freeze());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it is all there.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.rest.is_none()
+    }
+
+    pub(crate) fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
     }
 }
 
