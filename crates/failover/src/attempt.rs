@@ -23,9 +23,8 @@ pub(crate) type BodyOf<P, Res> = <P as Responses<Res>>::Body;
 pub(crate) type AttemptedOf<P, Res, K, O> = Attempted<HeadOf<P, Res>, BodyOf<P, Res>, K, O>;
 
 /// What an attempt begins with.
-pub(crate) struct Start<S, R, O: Observer> {
+pub(crate) struct Start<S, O: Observer> {
     pub(crate) service: S,
-    pub(crate) request: R,
     pub(crate) report: Report<O>,
     pub(crate) limits: Limits,
     pub(crate) course: Course,
@@ -35,8 +34,8 @@ pub(crate) struct Start<S, R, O: Observer> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Course {
     pub(crate) target: usize,
-    /// Where the trace keeps it.
-    pub(crate) place: usize,
+    /// Where the trace keeps it, once it is there.
+    pub(crate) place: Option<usize>,
     /// When it began.
     pub(crate) at: Instant,
     pub(crate) tried: Tried,
@@ -114,10 +113,9 @@ where
     P: Responses<S::Response>,
     O: Observer,
 {
-    pub(crate) fn new(start: Start<S, R, O>, classify: &C) -> Self {
+    pub(crate) fn new(start: Start<S, O>, request: R, classify: &C) -> Self {
         let Start {
             service,
-            request,
             report,
             limits,
             mut course,

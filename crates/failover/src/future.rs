@@ -107,13 +107,19 @@ where
             match this.step.as_mut().project() {
                 StepPinned::Preparing { prepare, mut timer } => {
                     let prepared = ready!(timer.as_mut().poll_race(prepare, cx));
-                    let start = call.first(prepared, timer.now())?;
-                    match start {
+                    let mut request = call.read(prepared, timer.now())?;
+                    match call.first(&mut request) {
                         Some(start) if call.hedge_delay(start.course.target).is_none() => {
-                            let attempt = AttemptOf::<S, C, P, O, Req>::new(start, call.classify());
-                            this.step.set(Step::Asking { attempt });
+                            this.step.set(Step::Asking {
+                                attempt: AttemptOf::<S, C, P, O, Req>::new(
+                                    start,
+                                    request,
+                                    call.classify(),
+                                ),
+                            });
                         }
                         start => {
+                            let start = start.map(|start| (start, request));
                             if let Some(call) = this.call.take() {
                                 this.step.set(Step::GoingOn {
                                     running: Box::pin(call.ask_on(start)),
@@ -128,7 +134,12 @@ where
                     match attempted {
                         Attempted::Answered(head, body) => {
                             call.note_answer(course, now);
-                            return Poll::Ready(Ok(call.answered(course.target, head, body)));
+                            return Poll::Ready(Ok(call.answered(
+                                course.target,
+                                Some(course),
+                                head,
+                                body,
+                            )));
                         }
                         Attempted::Lost(loss) => {
                             call.note_loss(course, now, loss.outcome.kind());

@@ -579,6 +579,11 @@ impl Permit {
         self.is_probe
     }
 
+    /// When the attempt began.
+    pub(crate) const fn begun(&self) -> Instant {
+        self.begun
+    }
+
     /// Gives back the place, and says how it went.
     #[cold]
     fn leave(&self, shared: &Shared, now: Instant, outcome: &Outcome) {

@@ -16,7 +16,6 @@ struct Open<O> {
     state: Arc<State<O>>,
     target: usize,
     index: u32,
-    started: Instant,
     permit: Permit,
     /// Held until the end, and only for that.
     _slot: Option<Slot>,
@@ -29,7 +28,6 @@ impl<O: Observer> Report<O> {
         state: &Arc<State<O>>,
         target: usize,
         index: u32,
-        started: Instant,
         permit: Permit,
         slot: Option<Slot>,
     ) -> Self {
@@ -49,7 +47,6 @@ impl<O: Observer> Report<O> {
                 state: Arc::clone(state),
                 target,
                 index,
-                started,
                 permit,
                 _slot: slot,
             }),
@@ -67,10 +64,10 @@ impl<O: Observer> Report<O> {
             state,
             target,
             index,
-            started,
             permit,
             _slot,
         } = open;
+        let started = permit.begun();
         let name = state.name(target);
         let now = Instant::now();
         if outcome.is_success() {

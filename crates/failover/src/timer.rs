@@ -2,6 +2,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
@@ -21,6 +22,16 @@ pin_project! {
     }
 }
 
+/// How long ago `then` was.
+#[inline]
+pub(crate) fn since(now: Instant, then: Instant) -> Duration {
+    // Nothing has to wait in most calls, and a difference costs more than this.
+    if now == then {
+        return Duration::ZERO;
+    }
+    now.saturating_duration_since(then)
+}
+
 impl Timer {
     /// A limit at `at`, now that it is `now`.
     pub(crate) const fn new(now: Instant, at: Instant) -> Self {
@@ -37,7 +48,7 @@ impl Timer {
     }
 
     /// Polls `future`, and says when the limit is reached before it is ready.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_race<F: Future>(
         self: Pin<&mut Self>,
         future: Pin<&mut F>,

@@ -9,7 +9,7 @@ use std::{
 use backstop_core::{Kind, Outcome};
 use http::HeaderValue;
 
-use crate::SkipReason;
+use crate::{SkipReason, attempt::Course};
 
 /// Every target that was thought of for a call, tried or skipped, and what was left at the end.
 ///
@@ -227,10 +227,17 @@ impl Trace {
         place
     }
 
-    /// An attempt is over or has begun to answer.
-    pub(crate) fn update(&mut self, place: usize, tried: Tried) {
-        if let Some(entry) = self.tried(place) {
-            *entry = tried;
+    /// An attempt is over or has begun to answer: in its place, or in the next one.
+    pub(crate) fn put(&mut self, target: &Arc<str>, course: &Course) {
+        match course.place {
+            None => {
+                self.push(target, Considered::Tried(course.tried));
+            }
+            Some(place) => {
+                if let Some(entry) = self.tried(place) {
+                    *entry = course.tried;
+                }
+            }
         }
     }
 

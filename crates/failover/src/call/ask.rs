@@ -14,8 +14,8 @@ use tower_service::Service;
 
 use super::{AttemptOf, Call, StartOf};
 use crate::{
-    ResponseBody,
-    attempt::{Attempted, AttemptedOf, BodyOf, Course, HeadOf, Limits, Loss},
+    Considered, ResponseBody,
+    attempt::{Attempted, AttemptedOf, BodyOf, Course, HeadOf, Limits, Loss, Start},
     budget::Spend,
     timer::Timer,
     trace::Cause,
@@ -56,12 +56,15 @@ where
     /// Makes an attempt.
     pub(super) async fn ask(
         &mut self,
-        start: StartOf<S, P, O, Req>,
+        mut start: Start<S, O>,
+        request: <P as Replay<Req>>::Request,
     ) -> (Asked, RoundOf<P, S::Response, C::Stream, O>) {
         let asked = Asked::of(&start.course, &start.limits);
         let inner = Arc::clone(&self.inner);
         let delay = self.hedge_delay(asked.target);
-        let mut attempt = pin!(AttemptOf::<S, C, P, O, Req>::new(start, &inner.classify));
+        self.enter(&mut start.course);
+        let attempt = AttemptOf::<S, C, P, O, Req>::new(start, request, &inner.classify);
+        let mut attempt = pin!(attempt);
         let round = match delay {
             Some(delay) => self.ask_hedged(attempt, delay).await,
             None => {
@@ -91,11 +94,13 @@ where
             return self.settle(first.course(), first.now(), attempted);
         }
         self.now = timer.now();
-        let Some(hedge) = self.hedge() else {
+        let Some((mut hedge, request)) = self.hedge() else {
             let attempted = poll_fn(|cx| first.as_mut().poll(classify, cx)).await;
             return self.settle(first.course(), first.now(), attempted);
         };
-        let mut second = pin!(AttemptOf::<S, C, P, O, Req>::new(hedge, classify));
+        self.enter(&mut hedge.course);
+        let second = AttemptOf::<S, C, P, O, Req>::new(hedge, request, classify);
+        let mut second = pin!(second);
         let mut first_loss = None;
         let mut second_loss = None;
         loop {
@@ -124,7 +129,9 @@ where
                 round => {
                     if !other_lost {
                         let took = self.now.saturating_duration_since(other.at);
-                        self.trace.called_off(other.place, took);
+                        if let Some(place) = other.place {
+                            self.past().trace.called_off(place, took);
+                        }
                     }
                     return round;
                 }
@@ -152,6 +159,13 @@ where
         self.begin_again(pick, None)
     }
 
+    /// Gives an attempt its place in the trace while it is under way.
+    fn enter(&mut self, course: &mut Course) {
+        let name = self.inner.state.name(course.target);
+        let past = self.past.get_or_insert_default();
+        course.place = Some(past.trace.push(name, Considered::Tried(course.tried)));
+    }
+
     /// Takes note of how an attempt went.
     fn settle(
         &mut self,
@@ -162,6 +176,8 @@ where
         match attempted {
             Attempted::Answered(head, body) => {
                 self.note_answer(course, now);
+                let name = self.inner.state.name(course.target);
+                self.past.get_or_insert_default().trace.put(name, course);
                 Round::Answered(course.target, head, body)
             }
             Attempted::Lost(loss) => {

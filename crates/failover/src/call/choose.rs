@@ -15,6 +15,7 @@ use crate::{
     health::{Choice, Permit},
     report::Report,
     service::Inner,
+    timer::since,
     trace::{Cause, Tried},
 };
 
@@ -95,9 +96,10 @@ where
             return Some(SkipReason::Forced);
         }
         let guards = &self.target(target).about.guards;
+        let went_wrong = self.past.as_ref().map(|past| past.went_wrong);
         guards
             .serves(&self.needs)
-            .and_then(|()| guards.follows(&self.went_wrong))
+            .and_then(|()| guards.follows(&went_wrong.unwrap_or_default()))
             .err()
     }
 
@@ -133,21 +135,23 @@ where
             reason = skipped.reason.as_str(),
             "target skipped",
         );
-        self.trace.push(name, Considered::Skipped(skipped.reason));
-        self.went_wrong.skipped(skipped.reason);
+        let attempts = self.attempts;
+        let past = self.past.get_or_insert_default();
+        past.trace.push(name, Considered::Skipped(skipped.reason));
+        past.went_wrong.skipped(skipped.reason);
         let has_no_room = matches!(
             skipped.reason,
             SkipReason::AtCapacity | SkipReason::AtRateCap
         );
         if let Some(at) = skipped.retry_at.filter(|_| has_no_room) {
-            self.room_at = Some(self.room_at.map_or(at, |room| room.min(at)));
+            past.room_at = Some(past.room_at.map_or(at, |room| room.min(at)));
         }
-        let says_more = match &self.passed_over {
+        let says_more = match &past.passed_over {
             None => skipped.reason != SkipReason::Forced,
             Some((_, before)) => skipped.reason.is_passing() && !before.reason.is_passing(),
         };
-        if self.attempts == 0 && !exercised && says_more {
-            self.passed_over = Some((target, skipped));
+        if attempts == 0 && !exercised && says_more {
+            past.passed_over = Some((target, skipped));
         }
     }
 
@@ -181,8 +185,8 @@ where
         pick: Pick,
         until: Option<Instant>,
     ) -> Option<StartOf<S, P, O, Req>> {
-        let request = P::again(self.spare.as_ref()?);
-        Some(self.begin(pick, until, request))
+        let mut request = P::again(self.spare.as_ref()?);
+        Some((self.begin(pick, until, &mut request), request))
     }
 
     /// Begins an attempt, which may go on until the time given, or for its part of what is left.
@@ -190,8 +194,8 @@ where
         &mut self,
         pick: Pick,
         until: Option<Instant>,
-        mut request: <P as Replay<Req>>::Request,
-    ) -> StartOf<S, P, O, Req> {
+        request: &mut <P as Replay<Req>>::Request,
+    ) -> Start<S, O> {
         let (others, least_time) = self.others();
         let is_last = others == 0;
         let until = until.unwrap_or_else(|| {
@@ -212,7 +216,7 @@ where
             ..
         } = &*self.inner;
         let about = &state.shared.targets[target].about;
-        if let Some(extensions) = <P as Replay<Req>>::extensions_mut(&mut request) {
+        if let Some(extensions) = <P as Replay<Req>>::extensions_mut(request) {
             let name = Arc::clone(&about.name);
             extensions.insert(Attempt::new(name, self.attempts, is_last));
             if let Some(deadline) = self.deadline {
@@ -227,13 +231,11 @@ where
                 extensions.insert(limits);
             }
         }
-        let report = Report::start(state, target, self.attempts, self.now, permit, slot);
+        let report = Report::start(state, target, self.attempts, permit, slot);
         self.attempts += 1;
-        let tried = Tried::new(cause, self.now.saturating_duration_since(self.started));
-        let place = self.trace.push(&about.name, Considered::Tried(tried));
+        let tried = Tried::new(cause, since(self.now, self.started));
         Start {
             service: services[target].clone(),
-            request,
             report,
             limits: Limits {
                 until,
@@ -242,7 +244,7 @@ where
             },
             course: Course {
                 target,
-                place,
+                place: None,
                 at: self.now,
                 tried,
             },

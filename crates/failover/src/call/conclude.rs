@@ -11,9 +11,10 @@ use tower_service::Service;
 
 use super::{Answer, Call, LossOf};
 use crate::{
-    Exhausted, ResponseBody,
+    Exhausted, ResponseBody, Trace,
     attempt::{BodyOf, Course, HeadOf, Loss},
     policy,
+    timer::since,
     trace::{Cause, Tried},
 };
 
@@ -31,7 +32,6 @@ where
         let Course { target, tried, .. } = course;
         let target = *target;
         self.now = self.now.max(now);
-        self.trace.update(course.place, *tried);
         let shared = &self.inner.state.shared;
         shared
             .plan
@@ -39,7 +39,7 @@ where
         if tried.cause != Cause::Exercise {
             shared
                 .plan
-                .on_served(&self.planning, target, self.planned_first);
+                .on_served(&self.planning(), target, self.planned_first);
         }
         if let Some(hedge) = self.inner.config.hedge {
             hedge.record(&self.target(target).first_token, tried.took);
@@ -51,8 +51,9 @@ where
         let Course { target, tried, .. } = course;
         let target = *target;
         self.now = self.now.max(now);
-        self.trace.update(course.place, *tried);
         let state = &self.inner.state;
+        let past = self.past.get_or_insert_default();
+        past.trace.put(state.name(target), course);
         if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = kind {
             state
                 .shared
@@ -69,6 +70,7 @@ where
     pub(crate) fn answered(
         &mut self,
         target: usize,
+        course: Option<&Course>,
         head: HeadOf<P, S::Response>,
         body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
     ) -> Answer<P, S::Response, C::Stream, O> {
@@ -80,7 +82,7 @@ where
                 "another target answered",
             );
         }
-        self.respond(target, head, body, false)
+        self.respond(target, course, head, body, false)
     }
 
     /// The answer when nobody did better than `loss`.
@@ -100,7 +102,7 @@ where
         match answer {
             Some((head, body)) => {
                 let body = body.map(|body| ResponseBody::decided(body.into_body()));
-                Ok(self.respond(target, head, body, is_final))
+                Ok(self.respond(target, None, head, body, is_final))
             }
             None => Err(self.fail(outcome, error)),
         }
@@ -114,9 +116,12 @@ where
             attempts = self.attempts,
             "no target answered",
         );
-        let first = self.first.take();
+        let (first, passed_over) = match &mut self.past {
+            Some(past) => (past.first.take(), past.passed_over),
+            None => (None, None),
+        };
         if let Some(loss) = first
-            && self.passed_over.is_none_or(|(target, skipped)| {
+            && passed_over.is_none_or(|(target, skipped)| {
                 target == loss.target || !skipped.reason.is_passing()
             })
         {
@@ -124,7 +129,7 @@ where
             let is_final = !policy::is_refusal(&loss.outcome);
             return self.conclude(*loss, is_final);
         }
-        let outcome = match self.passed_over {
+        let outcome = match passed_over {
             Some((_, skipped)) => {
                 Outcome::new(skipped.reason.stands_for()).with_evidence(skipped.reason.as_str())
             }
@@ -143,18 +148,15 @@ where
         {
             outcome = outcome.with_retry_after(wait, HintSource::Local);
         }
-        self.finish_trace();
-        Failure::with_source(
-            outcome,
-            Exhausted::new(std::mem::take(&mut self.trace), error),
-        )
-        .into()
+        let trace = self.take_trace();
+        Failure::with_source(outcome, Exhausted::new(trace, error)).into()
     }
 
     /// How long until the first target may be asked again; `None` when one may be asked now or
     /// nobody knows.
     fn soonest(&self) -> Option<Duration> {
-        let mut soonest = self.room_at;
+        let room_at = self.past.as_ref().and_then(|past| past.room_at);
+        let mut soonest = room_at;
         for (target, state) in self.inner.state.shared.targets.iter().enumerate() {
             if self.unsuited(target).is_some() {
                 continue;
@@ -164,7 +166,7 @@ where
                     soonest = Some(soonest.map_or(due, |soonest| soonest.min(due)));
                 }
                 // It has no room, or it has just failed.
-                Some(_) if self.room_at.is_none() => return None,
+                Some(_) if room_at.is_none() => return None,
                 Some(_) | None => {}
             }
         }
@@ -176,11 +178,13 @@ where
     fn respond(
         &mut self,
         target: usize,
+        answered: Option<&Course>,
         mut head: HeadOf<P, S::Response>,
         body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
         is_final: bool,
     ) -> Answer<P, S::Response, C::Stream, O> {
         if let Some(extensions) = <P as Responses<S::Response>>::extensions_mut(&mut head) {
+            let mut trace = self.take_trace();
             let name = self.inner.state.name(target);
             let mode = if target == self.planned_first {
                 Mode::Primary
@@ -188,9 +192,11 @@ where
                 Mode::Failover
             };
             extensions.insert(Served::new(Arc::clone(name), mode, self.attempts));
-            self.trace.served = Some(Arc::clone(name));
-            self.finish_trace();
-            extensions.insert(std::mem::take(&mut self.trace));
+            trace.served = Some(Arc::clone(name));
+            if let Some(course) = answered {
+                trace.put(name, course);
+            }
+            extensions.insert(trace);
         }
         if is_final {
             P::mark_final(&mut head);
@@ -198,11 +204,16 @@ where
         P::join(head, body)
     }
 
-    fn finish_trace(&mut self) {
-        self.trace.took = self.now.saturating_duration_since(self.started);
-        self.trace.deadline_left = self
+    fn take_trace(&mut self) -> Trace {
+        let mut trace = match &mut self.past {
+            Some(past) => std::mem::take(&mut past.trace),
+            None => Trace::default(),
+        };
+        trace.took = since(self.now, self.started);
+        trace.deadline_left = self
             .deadline
             .map(|deadline| deadline.remaining(self.now.into_std()));
+        trace
     }
 }
 

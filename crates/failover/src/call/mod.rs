@@ -3,6 +3,7 @@
 mod ask;
 mod choose;
 mod conclude;
+mod past;
 mod rescue;
 mod sequence;
 
@@ -15,12 +16,12 @@ use backstop_core::{
 use tokio::time::Instant;
 use tower_service::Service;
 
-use self::sequence::Sequence;
+use self::{past::Past, sequence::Sequence};
 use crate::{
-    ResponseBody, Skipped, Trace,
+    ResponseBody,
     attempt::{Attempt, BodyOf, HeadOf, Loss, Start},
     config::DEFAULT_WAIT,
-    guards::{Needs, WentWrong},
+    guards::Needs,
     handle::{Force, Order},
     plan::{self, Affinity},
     service::Inner,
@@ -39,11 +40,13 @@ pub(crate) type Prepared<P, Req> = Result<
     BoxError,
 >;
 
-/// What an attempt begins with.
-pub(crate) type StartOf<S, P, O, Req> = Start<S, <P as Replay<Req>>::Request, O>;
+/// What an attempt begins with, and its request.
+pub(crate) type StartOf<S, P, O, Req> = (Start<S, O>, <P as Replay<Req>>::Request);
 /// An attempt under way.
 pub(crate) type AttemptOf<S, C, P, O, Req> = Attempt<S, <P as Replay<Req>>::Request, C, P, O>;
 pub(crate) type LossOf<P, Res> = Loss<HeadOf<P, Res>, BodyOf<P, Res>>;
+
+type PastOf<P, Res> = Box<Past<LossOf<P, Res>>>;
 
 /// One call under way.
 pub(crate) struct Call<S, C, P, O, Req>
@@ -64,20 +67,12 @@ where
     callers_own: bool,
     forced: Option<Order>,
     needs: Needs,
-    went_wrong: WentWrong,
     /// What the plan was told of the call.
-    planning: plan::Call,
+    affinity: Option<Affinity>,
     attempts: u32,
-    trace: Trace,
-    /// What the target said or did that speaks for all if none answers.
-    first: Option<Box<LossOf<P, S::Response>>>,
     /// Who is asked first if all is well.
     planned_first: usize,
-    /// Who would have been asked first: the first one that could not be asked for now, or that can
-    /// never serve such a request.
-    passed_over: Option<(usize, Skipped)>,
-    /// When a target that has no room is worth asking again.
-    room_at: Option<Instant>,
+    past: Option<PastOf<P, S::Response>>,
 }
 
 impl<S, C, P, O, Req> Call<S, C, P, O, Req>
@@ -110,10 +105,7 @@ where
             Some(force) => shared.order(force),
             None => shared.forced.get(),
         };
-        let mut planning = plan::Call::new(started, inner.services.len());
-        if let Some(affinity) = extensions.and_then(|extensions| extensions.get::<Affinity>()) {
-            planning = planning.affinity(*affinity);
-        }
+        let affinity = extensions.and_then(|extensions| extensions.get::<Affinity>().copied());
         let mut needs = extensions
             .and_then(|extensions| extensions.get::<Needs>().copied())
             .unwrap_or_default();
@@ -123,7 +115,12 @@ where
             needs = needs.bytes(bytes);
         }
         let exercise = inner.config.exercise.filter(|_| forced.is_none());
-        let order = Sequence::new(shared.plan.order(&planning), exercise);
+        let order = Sequence::new(
+            shared
+                .plan
+                .order(&planning(started, inner.services.len(), affinity)),
+            exercise,
+        );
         Self {
             inner,
             spare: None,
@@ -136,25 +133,20 @@ where
             callers_own,
             forced,
             needs,
-            went_wrong: WentWrong::default(),
-            planning,
+            affinity,
             attempts: 0,
-            trace: Trace::default(),
-            first: None,
-            passed_over: None,
-            room_at: None,
+            past: None,
         }
     }
 
-    /// The first attempt, if anybody may be asked, once the request was read; or not, if that took
-    /// too long.
-    pub(crate) fn first(
+    /// The first request, once it was read; or not, if that took too long.
+    pub(crate) fn read(
         &mut self,
         prepared: Option<Prepared<P, Req>>,
         now: Instant,
-    ) -> Result<Option<StartOf<S, P, O, Req>>, BoxError> {
+    ) -> Result<<P as Replay<Req>>::Request, BoxError> {
         self.now = now;
-        let request = match prepared {
+        match prepared {
             Some(Ok(Frozen::Replayable((first, spare)))) => {
                 if self.needs.known_bytes().is_none()
                     && let Some(bytes) = P::spare_size(&spare)
@@ -162,22 +154,29 @@ where
                     self.needs = self.needs.bytes(bytes);
                 }
                 self.spare = Some(spare);
-                first
+                Ok(first)
             }
-            Some(Ok(Frozen::Once(request))) => request,
+            Some(Ok(Frozen::Once(request))) => Ok(request),
             Some(Err(error)) => {
                 let outcome = Outcome::cancelled().with_evidence("the request's body broke off");
-                return Err(Failure::with_source(outcome, error).into());
+                Err(Failure::with_source(outcome, error).into())
             }
             None => {
                 let outcome = Outcome::timed_out(Phase::Total)
                     .with_evidence("the request's body came too slowly");
-                return Err(Failure::new(outcome).into());
+                Err(Failure::new(outcome).into())
             }
-        };
+        }
+    }
+
+    /// The first attempt, if anybody may be asked.
+    pub(crate) fn first(
+        &mut self,
+        request: &mut <P as Replay<Req>>::Request,
+    ) -> Option<Start<S, O>> {
         self.inner.state.shared.budget.deposit(self.now);
-        let pick = self.pick();
-        Ok(pick.map(|pick| self.begin(pick, None, request)))
+        let pick = self.pick()?;
+        Some(self.begin(pick, None, request))
     }
 
     /// The classifier.
@@ -190,6 +189,16 @@ where
         self.until
     }
 
+    /// What the plan is told of the call.
+    fn planning(&self) -> plan::Call {
+        planning(self.started, self.inner.services.len(), self.affinity)
+    }
+
+    /// What has happened, to add to it.
+    fn past(&mut self) -> &mut Past<LossOf<P, S::Response>> {
+        self.past.get_or_insert_default()
+    }
+
     fn target(&self, target: usize) -> &'_ TargetState {
         &self.inner.state.shared.targets[target]
     }
@@ -197,5 +206,13 @@ where
     /// Whether the request was sent and cannot be sent again.
     const fn is_spent(&self) -> bool {
         self.spare.is_none() && self.attempts > 0
+    }
+}
+
+fn planning(now: Instant, targets: usize, affinity: Option<Affinity>) -> plan::Call {
+    let call = plan::Call::new(now, targets);
+    match affinity {
+        Some(affinity) => call.affinity(affinity),
+        None => call,
     }
 }

@@ -42,8 +42,8 @@ where
         start: Option<StartOf<S, P, O, Req>>,
     ) -> Result<Answer<P, S::Response, C::Stream, O>, BoxError> {
         match start {
-            Some(start) => {
-                let (asked, round) = self.ask(start).await;
+            Some((start, request)) => {
+                let (asked, round) = self.ask(start, request).await;
                 self.go_on(asked, round).await
             }
             None => self.exhausted(),
@@ -70,10 +70,10 @@ where
                 ControlFlow::Continue(lost) => lost,
                 ControlFlow::Break(result) => return result,
             };
-            let Some(start) = self.next(asked, &lost, &mut retries).await else {
+            let Some((start, request)) = self.next(asked, &lost, &mut retries).await else {
                 return self.exhausted();
             };
-            (asked, round) = self.ask(start).await;
+            (asked, round) = self.ask(start, request).await;
         }
     }
 
@@ -114,7 +114,7 @@ where
     ) -> Judged<Answer<P, S::Response, C::Stream, O>> {
         let (loss, hedge) = match round {
             Round::Answered(target, head, body) => {
-                return ControlFlow::Break(Ok(self.answered(target, head, body)));
+                return ControlFlow::Break(Ok(self.answered(target, None, head, body)));
             }
             Round::Lost(loss, hedge) => (loss, hedge),
         };
@@ -188,14 +188,16 @@ where
                 "the budget is spent",
             );
         }
-        self.trace.budget_left = Some(budget.balance(self.now));
+        let left = budget.balance(self.now);
+        self.past().trace.budget_left = Some(left);
         pays
     }
 
     /// Whether what the first target asked said stands, so that nobody else is asked: the caller's
     /// own doing, or what nobody else can mend.
     pub(super) fn stands(&self, loss: &LossOf<P, S::Response>) -> bool {
-        self.first.is_none() && !policy::goes_on(&loss.outcome)
+        self.past.as_ref().is_none_or(|past| past.first.is_none())
+            && !policy::goes_on(&loss.outcome)
     }
 
     /// Draws the conclusions from a failed attempt. Returns whether anybody else may be asked.
@@ -203,16 +205,17 @@ where
         let runs_once = self.inner.config.at_most_once && loss.possible_duplicate;
         // A backup that is only being tried out says nothing for the others.
         let go_on = exercised || policy::goes_on(&loss.outcome);
+        let past = self.past.get_or_insert_default();
         if !exercised {
             let guards = &self.inner.state.shared.targets[loss.target].about.guards;
-            self.went_wrong.failed(guards, loss.outcome.kind());
+            past.went_wrong.failed(guards, loss.outcome.kind());
         }
-        match &self.first {
+        match &past.first {
             None if exercised && !runs_once => {}
-            None => self.first = Some(loss),
+            None => past.first = Some(loss),
             // The same target again: what it said last, if it said anything.
             Some(first) if first.target == loss.target && loss.answer.is_some() => {
-                self.first = Some(loss);
+                past.first = Some(loss);
             }
             // What a later target said is dropped before anybody else is asked.
             Some(_) => {}
@@ -223,7 +226,8 @@ where
     /// The first answer is kept for the case that nobody does better. Reading it while it is most
     /// likely there frees its connection.
     async fn hold_first(&mut self) {
-        if let Some(first) = &mut self.first
+        if let Some(past) = &mut self.past
+            && let Some(first) = &mut past.first
             && let Some((_, body)) = &mut first.answer
             && let Some(kept) = body.take()
         {
