@@ -30,14 +30,19 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<B, C: ClassifyStream, O: Observer> {
-        // Its outcome was known from the head.
-        Decided { #[pin] body: B },
         Fresh { #[pin] body: Watched<B, C, Learn<O>> },
-        // Boxed: only the bodies of refusals are peeked, and the others are moved about.
-        Peeked { body: Pin<Box<Watched<Peeked<B>, C, Learn<O>>>> },
-        // Nothing came, and nothing but an error tells that it was no answer.
-        Empty { failure: Option<Box<Failure>> },
+        // Boxed: the others are moved about.
+        Rare { rare: Box<Rare<B, C, O>> },
     }
+}
+
+type WatchedRefusal<B, C, O> = Watched<Peeked<B>, C, Learn<O>>;
+
+enum Rare<B, C: ClassifyStream, O: Observer> {
+    /// Of a refusal, read before it was passed on.
+    Peeked(Pin<Box<WatchedRefusal<B, C, O>>>),
+    /// Nothing came, and nothing but an error tells that it was no answer.
+    Empty(Option<Failure>),
 }
 
 /// Remembers what a body says of limits.
@@ -68,17 +73,16 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
     #[inline]
     pub(crate) const fn decided(body: B) -> Self {
         Self {
-            state: State::Decided { body },
+            state: State::Fresh {
+                body: Watched::decided(body),
+            },
         }
     }
 
     /// One that was over with its head.
     pub(crate) fn ended(body: B, outcome: &Outcome) -> Self {
         if outcome.kind() == Kind::Malformed {
-            let failure = Some(Box::new(Failure::new(*outcome)));
-            return Self {
-                state: State::Empty { failure },
-            };
+            return Self::rare(Rare::Empty(Some(Failure::new(*outcome))));
         }
         Self::decided(body)
     }
@@ -97,10 +101,16 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
         }
     }
 
-    pub(crate) fn peeked(body: Watched<Peeked<B>, C, Learn<O>>) -> Self {
-        let body = Box::pin(body);
+    pub(crate) fn peeked(body: WatchedRefusal<B, C, O>) -> Self {
+        Self::rare(Rare::Peeked(Box::pin(body)))
+    }
+
+    #[cold]
+    fn rare(rare: Rare<B, C, O>) -> Self {
         Self {
-            state: State::Peeked { body },
+            state: State::Rare {
+                rare: Box::new(rare),
+            },
         }
     }
 }
@@ -120,34 +130,45 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().state.project() {
-            StateProjection::Decided { body } => body
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(Into::into))),
             StateProjection::Fresh { body } => body.poll_frame(cx),
-            StateProjection::Peeked { body } => body.as_mut().poll_frame(cx),
-            StateProjection::Empty { failure } => {
-                Poll::Ready(failure.take().map(|failure| Err((*failure).into())))
-            }
+            StateProjection::Rare { rare } => rare.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
-            State::Decided { body } => body.is_end_stream(),
             State::Fresh { body } => body.is_end_stream(),
-            State::Peeked { body } => body.is_end_stream(),
-            State::Empty { failure } => failure.is_none(),
+            State::Rare { rare } => match &**rare {
+                Rare::Peeked(body) => body.is_end_stream(),
+                Rare::Empty(failure) => failure.is_none(),
+            },
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
-            State::Decided { body } => body.size_hint(),
             State::Fresh { body } => body.size_hint(),
-            State::Peeked { body } => body.size_hint(),
-            // Unknown, so that HTTP asks for the error before it says how long the body is.
-            State::Empty { failure } if failure.is_some() => SizeHint::default(),
-            State::Empty { .. } => SizeHint::with_exact(0),
+            State::Rare { rare } => match &**rare {
+                Rare::Peeked(body) => body.size_hint(),
+                // Unknown, so that HTTP asks for the error before it says how long the body is.
+                Rare::Empty(Some(_)) => SizeHint::default(),
+                Rare::Empty(None) => SizeHint::with_exact(0),
+            },
+        }
+    }
+}
+
+impl<B, C, O> Rare<B, C, O>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    C: ClassifyStream,
+    O: Observer,
+{
+    #[cold]
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Peeked(body) => body.as_mut().poll_frame(cx),
+            Self::Empty(failure) => Poll::Ready(failure.take().map(|failure| Err(failure.into()))),
         }
     }
 }
