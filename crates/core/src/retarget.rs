@@ -55,6 +55,9 @@ pub struct RetargetLayer<T> {
 }
 
 /// The service of a [`RetargetLayer`].
+///
+/// A request that is refused is not passed on, so what the inner service had reserved for it is
+/// given back: a clone, which holds no readiness, takes its place.
 #[derive(Clone)]
 pub struct RetargetService<T, S> {
     retarget: T,
@@ -98,7 +101,7 @@ impl<T: Clone, S> Layer<S> for RetargetLayer<T> {
 impl<T, S, Req> Service<Req> for RetargetService<T, S>
 where
     T: Retarget<Req>,
-    S: Service<T::Request, Error: Into<BoxError>>,
+    S: Service<T::Request, Error: Into<BoxError>> + Clone,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -113,7 +116,11 @@ where
             Ok(request) => State::Calling {
                 future: self.inner.call(request),
             },
-            Err(error) => State::Refused { error: Some(error) },
+            Err(error) => {
+                let unready = self.inner.clone();
+                self.inner = unready;
+                State::Refused { error: Some(error) }
+            }
         };
         RetargetFuture { state }
     }

@@ -9,7 +9,7 @@ use backstop_core::{
 };
 use backstop_testkit::laws;
 use proptest::{collection::vec, option, prelude::*, sample::select};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit, service_fn};
 
 /// Kind, scope, may fail over, may repeat, is a fault, is a limit.
 const DEFAULTS: [(Kind, Scope, bool, bool, bool, bool); 16] = [
@@ -166,4 +166,25 @@ async fn what_cannot_be_retargeted_is_not_sent() {
     let service = service_fn(async |()| -> Result<(), BoxError> { unreachable!("not sent") });
     let error = layer.layer(service).oneshot(()).await.unwrap_err();
     assert_eq!(outcome_of(&*error).kind(), Kind::Unsupported);
+}
+
+#[tokio::test]
+async fn what_was_reserved_for_a_refused_request_is_given_back() {
+    let layer = RetargetLayer::new(|fits: bool| {
+        let refused = || Failure::new(Outcome::new(Kind::Unsupported)).into();
+        fits.then_some(()).ok_or_else::<BoxError, _>(refused)
+    });
+    let service = service_fn(async |()| Ok::<_, BoxError>("answer"));
+    let mut one = layer.layer(ConcurrencyLimit::new(service, 1));
+    let mut other = one.clone();
+    let refused = one.ready().await.unwrap().call(false);
+    // Neither the service, which is kept, nor the future holds the only place.
+    assert!(tokio_test::task::spawn(other.ready()).poll().is_ready());
+    assert!(refused.await.is_err());
+    assert_eq!(other.call(true).await.unwrap(), "answer");
+    // And it may be used again.
+    assert_eq!(
+        one.ready().await.unwrap().call(true).await.unwrap(),
+        "answer"
+    );
 }
