@@ -15,6 +15,7 @@ mod reply;
 mod routes;
 mod server;
 mod stack;
+mod targets;
 
 use std::process::ExitCode;
 

@@ -34,6 +34,7 @@ use crate::{
     needs,
     reply::{Refusal, dress, json_response},
     stack::{self, Secrets, Stack},
+    targets,
 };
 
 /// How long a caller may pause while it sends its body: as long as for the head of the request.
@@ -44,7 +45,9 @@ const BODY_PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Gateway {
     models: HashMap<Arc<str>, Route>,
     force_header: Option<HeaderName>,
-    failovers: Vec<FailoverHandle>,
+    /// The failover of each model, with its name.
+    failovers: Vec<(Arc<str>, FailoverHandle)>,
+    show_targets: bool,
     limits: Vec<RateLimitHandle>,
     _sharing: Option<SharedHealthTask>,
     list: Value,
@@ -72,7 +75,11 @@ struct Asked {
 
 /// The paths, and what answers.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    if gateway.show_targets {
+        router = router.route("/backstop/targets", get(show_targets));
+    }
+    router
         .route("/v1/chat/completions", post(chat))
         .route("/v1/messages", post(messages))
         .route("/v1/models", get(list))
@@ -96,10 +103,15 @@ async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
     json_response(StatusCode::OK, &gateway.list)
 }
 
+async fn show_targets(State(gateway): State<Arc<Gateway>>) -> Response {
+    json_response(StatusCode::OK, &targets::of(&gateway.failovers))
+}
+
 impl Gateway {
     /// Builds the stacks of all models.
     pub(crate) fn new(config: &Config, secrets: &Secrets) -> Result<Self, BoxError> {
         let stacks = stack::build(config, secrets)?;
+        let names = || config.models.iter().map(|model| model.name.as_str().into());
         let models = stacks
             .models
             .into_iter()
@@ -121,7 +133,8 @@ impl Gateway {
         Ok(Self {
             models,
             force_header: config.force_header.clone(),
-            failovers: stacks.failovers,
+            failovers: names().zip(stacks.failovers).collect(),
+            show_targets: config.show_targets,
             limits: stacks.limits,
             _sharing: stacks.sharing,
             list: model_list(config),
@@ -135,7 +148,7 @@ impl Gateway {
         for limit in &self.limits {
             limit.reset();
         }
-        for failover in &self.failovers {
+        for (_, failover) in &self.failovers {
             for target in failover.targets() {
                 failover.forget(&target.name);
             }

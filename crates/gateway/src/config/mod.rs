@@ -35,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) drain: Duration,
     /// The header by which a caller may choose who answers, for tests of the backup.
     pub(crate) force_header: Option<HeaderName>,
+    /// Whether anybody who can ask may see the state of the targets.
+    pub(crate) show_targets: bool,
     /// When targets are left alone, and how they come back.
     pub(crate) health: HealthConfig,
     /// Where answers are kept for when no model can answer.
@@ -97,6 +99,7 @@ impl Config {
         );
         let drain = duration(&mut root, "drain", Self::DRAIN);
         let force_header = header(&mut root, "force_header");
+        let show_targets = flag(&mut root, "show_targets");
         let health = health::read(&mut root);
         let cache = cache::read(&mut root);
         let shared = cache::read_shared(&mut root);
@@ -110,6 +113,7 @@ impl Config {
             replay_limit: replay_limit?,
             drain: drain?,
             force_header: force_header?,
+            show_targets: show_targets?,
             health: health?,
             cache: cache?,
             shared: shared?,

@@ -86,7 +86,7 @@ fn reads_every_key() {
 
 /// The keys that few need, all of them.
 const RARE: &str = r#"force_header = "x-force"
-
+show_targets = true
 [health]
 consecutive_faults = 3
 fault_rate = 0.4
@@ -159,6 +159,7 @@ simplified = { text = "Please try again in {retry_after} s.", status = 503 }
 fn reads_the_rare_keys() {
     let config = Config::parse(RARE).unwrap();
     assert_eq!(config.force_header.as_ref().unwrap(), "x-force");
+    assert!(config.show_targets);
     assert_eq!(
         config.health,
         HealthConfig::default()
@@ -442,7 +443,13 @@ targets = ["a"]
     };
     let silent = said("", "", "");
     let process = table("## The process");
-    for key in ["listen", "max_body", "replay_limit", "drain"] {
+    for key in [
+        "listen",
+        "max_body",
+        "replay_limit",
+        "drain",
+        "show_targets",
+    ] {
         assert_eq!(said(&row(&process, key), "", ""), silent, "{key}");
     }
     let timeout = table("### `timeout`");
@@ -546,7 +553,7 @@ fn says_which_key_on_which_line_and_what_was_expected() {
             "drain = \"3s\"",
             "colour = \"blue\"",
             "line 4: colour: unknown key, expected one of `listen`, `max_body`, `replay_limit`, \
-             `drain`, `force_header`, `health`, `cache`, `shared`, `target`, `model`",
+             `drain`, `force_header`, `show_targets`, `health`, `cache`, `shared`, `target`, `model`",
         ),
         (
             "dialect = \"openai\"                     # openai | anthropic",

@@ -17,6 +17,7 @@ mod failures;
 mod features;
 mod headers;
 mod lifecycle;
+mod operating;
 mod secrets;
 mod shared;
 mod support;

@@ -1,0 +1,78 @@
+//! What an operator sees of the targets.
+
+use std::time::Duration;
+
+use backstop_testkit::model::{Model, Reply};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::{Gateway, KINDS, config, full, http1, trio};
+
+/// What the path answers: the status and the first model, if it is shown.
+async fn shown(gateway: &Gateway) -> (u16, Value) {
+    let request = http::Request::get(gateway.url("/backstop/targets"));
+    let response = http1().request(request.body(full("")).unwrap()).await;
+    let (head, body) = response.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let body: Value = serde_json::from_slice(&body).unwrap();
+    let model = body.pointer("/models/0").cloned();
+    (head.status.as_u16(), model.unwrap_or_default())
+}
+
+#[tokio::test]
+async fn the_state_of_the_targets_is_shown_where_the_operator_lets_it() {
+    let kind = KINDS[1];
+    let (_primary, _backup, silent) = trio(kind).await;
+    assert_eq!(shown(&silent).await.0, 404);
+
+    let primary = Model::start("primary").await.unwrap();
+    let backup = Model::start("backup").await.unwrap();
+    let config = config(kind.word(), &primary.base_url(), &backup.base_url());
+    let config = config.replace("model = \"small\"", "model = \"small\"\nmax_concurrent = 9");
+    let gateway = Gateway::start(&format!("show_targets = true\n{config}")).await;
+    let (status, model) = shown(&gateway).await;
+    assert_eq!((status, &model["name"]), (200, &"chat".into()));
+    assert_eq!(model["budget_left"], 1.0);
+    for (place, name) in ["primary", "backup"].into_iter().enumerate() {
+        let target = &model["targets"][place];
+        assert_eq!(target["name"], name);
+        assert_eq!(target["state"], "healthy");
+        assert_eq!(target["share"], 1.0);
+        assert_eq!(target["seconds_since_last_success"], Value::Null);
+    }
+    assert_eq!(model["targets"][0]["in_flight"], Value::Null);
+    assert_eq!(model["targets"][1]["in_flight"], 0);
+
+    // The one that answers shows it, and only that one.
+    gateway.ask(kind).await;
+    let since = |model: &Value, place: usize| {
+        model["targets"][place]["seconds_since_last_success"].as_f64()
+    };
+    let (_, model) = shown(&gateway).await;
+    let first = since(&model, 0).unwrap();
+    assert!((0.0..20.0).contains(&first), "{model}");
+    assert_eq!(since(&model, 1), None);
+    sleep(Duration::from_millis(100)).await;
+    let (_, model) = shown(&gateway).await;
+    assert!(since(&model, 0).unwrap() >= first + 0.1, "{model}");
+
+    // Faults that eject it; then the other one is limited.
+    primary.always(Reply::status(500));
+    for _ in 0..5 {
+        assert_eq!(gateway.ask(kind).await.text(kind), backup.text());
+    }
+    backup.push(Reply::status(429).header("retry-after", "30"));
+    gateway.ask(kind).await;
+    let (_, model) = shown(&gateway).await;
+    let [faulting, limited] = [&model["targets"][0], &model["targets"][1]];
+    assert_eq!(faulting["state"], "faulting", "{model}");
+    assert_eq!(faulting["share"], 0.0);
+    assert_eq!(faulting["times_ejected"], 1);
+    assert!(faulting["ejected_seconds_left"].as_f64().unwrap() > 0.0);
+    assert_eq!(limited["state"], "throttled", "{model}");
+    assert_eq!(limited["limits"][0]["stated"], true);
+    let left = limited["limits"][0]["seconds_left"].as_f64().unwrap();
+    assert!((0.0..=30.0).contains(&left), "{model}");
+    assert!(since(&model, 1).is_some(), "{model}");
+}
