@@ -12,6 +12,7 @@
 mod bodies;
 mod cancel;
 mod choices;
+mod choosing;
 mod command;
 mod failures;
 mod features;
