@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Limits, recycle};
+use super::{Limits, Work, recycle};
 
 /// Two lengths and the checksum of both.
 const PRELUDE: usize = 12;
@@ -37,6 +37,7 @@ pub struct EventStream {
     /// How many bytes of a message that is too large are still to come.
     skip: usize,
     broken: bool,
+    work: Work,
 }
 
 /// What an [`EventStream`] scanner found.
@@ -104,6 +105,7 @@ impl EventStream {
                 },
             };
             let (part, more) = rest.split_at(rest.len().min(want - self.held.len()));
+            self.work.add(part.len());
             self.held.extend_from_slice(part);
             rest = more;
             if self.held.len() < want {
@@ -131,6 +133,7 @@ impl EventStream {
     }
 
     fn prelude(&self, prelude: &[u8; PRELUDE]) -> Prelude {
+        self.work.add(PRELUDE);
         let word = |at: usize| u32_at(prelude, at);
         let (total, headers) = (word(0), word(4));
         let (Ok(size), Ok(headers)) = (usize::try_from(total), usize::try_from(headers)) else {
@@ -150,6 +153,7 @@ impl EventStream {
 
     /// Verifies and gives out a message whose prelude is sound.
     fn message(&mut self, message: &[u8], each: &mut impl FnMut(EventStreamItem<'_>)) {
+        self.work.add(message.len());
         let (body, checksum) = message.split_at(message.len() - CHECKSUM);
         let headers = usize::try_from(u32_at(message, 4)).unwrap_or_default();
         if crc32fast::hash(body) == u32_at(checksum, 0) {
@@ -364,6 +368,27 @@ mod tests {
             seen.push(format!("{item:?}"));
         });
         assert_eq!(seen, ["TooLong", "Message(1 bytes)"]);
+    }
+
+    #[test]
+    fn time_is_linear_however_small_the_pieces_are() {
+        let total = 256 * 1024;
+        let message = Message::encode(&[(":event-type", "x")], &vec![b'x'; total]);
+        for (limit, piece) in [(Limits::DEFAULT, 1), (1000, 1), (Limits::DEFAULT, 7)] {
+            let mut scanner = EventStream::with_limits(Limits::default().event(limit));
+            let mut items = 0;
+            for piece in message.chunks(piece) {
+                scanner.feed(piece, |_| items += 1);
+            }
+            assert_eq!(items, 1);
+            // Of each piece the prelude is looked at again, which is of a fixed length.
+            let per_byte = 2 + 2 * PRELUDE;
+            assert!(
+                scanner.work.bytes.get() <= per_byte * message.len(),
+                "{:?}",
+                scanner.work
+            );
+        }
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use super::{Limits, recycle};
+use super::{Limits, Work, recycle};
 use crate::json::Extent;
 
 /// A scanner of the elements of one JSON array, each given out as soon as it is whole.
@@ -27,6 +27,7 @@ pub struct JsonArray {
     extent: Extent,
     element: Vec<u8>,
     skip_element: bool,
+    work: Work,
 }
 
 /// What a [`JsonArray`] scanner found.
@@ -105,6 +106,7 @@ impl JsonArray {
     fn element(&mut self, rest: &[u8], each: &mut impl FnMut(JsonArrayItem<'_>)) -> usize {
         let end = self.extent.feed(rest);
         let part = &rest[..end.unwrap_or(rest.len())];
+        self.work.add(part.len());
         if !self.skip_element && self.element.len().saturating_add(part.len()) > self.limits.event {
             self.skip_element = true;
             recycle(&mut self.element);
@@ -112,6 +114,7 @@ impl JsonArray {
         }
         if end.is_none() {
             if !self.skip_element {
+                self.work.add(part.len());
                 self.element.extend_from_slice(part);
             }
             return part.len();
@@ -122,6 +125,7 @@ impl JsonArray {
         } else if self.element.is_empty() {
             each(JsonArrayItem::Element(part));
         } else {
+            self.work.add(part.len());
             self.element.extend_from_slice(part);
             each(JsonArrayItem::Element(&self.element));
         }
@@ -185,6 +189,27 @@ mod tests {
             let seen = scan(Limits::default(), [broken.as_bytes()]);
             assert_eq!(seen.last().map(String::as_str), Some("Broken"), "{broken}");
         }
+    }
+
+    #[test]
+    fn time_is_linear_however_small_the_pieces_are() {
+        let total = 256 * 1024;
+        for (limit, expected) in [(Limits::DEFAULT, 1), (1000, 1)] {
+            let mut scanner = JsonArray::with_limits(Limits::default().event(limit));
+            let mut items = 0;
+            scanner.feed(b"[{\"a\":\"", |_| {});
+            for _ in 0..total {
+                scanner.feed(b"x", |_| items += 1);
+            }
+            scanner.feed(b"\"}", |_| items += 1);
+            assert_eq!(items, expected);
+            assert!(scanner.work.bytes.get() <= 3 * total, "{:?}", scanner.work);
+        }
+        // Elements that are all brackets, in one piece.
+        let nested = ["[", &"[".repeat(total), &"]".repeat(total)].concat();
+        let mut scanner = JsonArray::default();
+        scanner.feed(nested.as_bytes(), |_| {});
+        assert!(scanner.work.bytes.get() <= 3 * nested.len());
     }
 
     proptest! {

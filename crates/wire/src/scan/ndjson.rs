@@ -2,7 +2,7 @@ use std::{fmt, mem};
 
 use memchr::memchr;
 
-use super::{Limits, recycle};
+use super::{Limits, Work, recycle};
 
 /// A scanner of newline-delimited JSON: one value a line.
 ///
@@ -27,6 +27,7 @@ pub struct Ndjson {
     limits: Limits,
     line: Vec<u8>,
     skip_line: bool,
+    work: Work,
 }
 
 /// What an [`Ndjson`] scanner found.
@@ -54,6 +55,8 @@ impl Ndjson {
     pub fn feed(&mut self, chunk: &[u8], mut each: impl FnMut(NdjsonItem<'_>)) {
         let limit = self.limits.line.min(self.limits.event);
         let mut rest = chunk;
+        // Looked through for the line end, and copied at most once: what is held is not looked at.
+        self.work.add(chunk.len());
         while let Some(end) = memchr(b'\n', rest) {
             let line = &rest[..end];
             rest = &rest[end + 1..];
@@ -65,6 +68,7 @@ impl Ndjson {
             } else if self.line.is_empty() {
                 emit(line, &mut each);
             } else {
+                self.work.add(line.len());
                 self.line.extend_from_slice(line);
                 emit(&self.line, &mut each);
             }
@@ -78,6 +82,7 @@ impl Ndjson {
             recycle(&mut self.line);
             each(NdjsonItem::TooLong);
         } else {
+            self.work.add(rest.len());
             self.line.extend_from_slice(rest);
         }
     }
@@ -131,6 +136,26 @@ mod tests {
             });
         }
         seen
+    }
+
+    #[test]
+    fn time_is_linear_however_small_the_pieces_are() {
+        let total = 256 * 1024;
+        let mut scanner = Ndjson::default();
+        let mut lines = 0;
+        for _ in 0..total {
+            scanner.feed(b"x", |_| {});
+        }
+        scanner.feed(b"\n", |_| lines += 1);
+        assert_eq!(lines, 1);
+        assert!(scanner.work.bytes.get() <= 3 * total, "{:?}", scanner.work);
+        // A line that is too long is skipped as quickly.
+        let mut scanner = Ndjson::with_limits(Limits::default().line(1000));
+        for _ in 0..total {
+            scanner.feed(b"x", |_| lines += 1);
+        }
+        assert_eq!(lines, 2);
+        assert!(scanner.work.bytes.get() <= 3 * total, "{:?}", scanner.work);
     }
 
     #[test]

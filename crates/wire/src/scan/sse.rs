@@ -2,7 +2,7 @@ use std::{fmt, mem};
 
 use memchr::{memchr, memchr2};
 
-use super::{Limits, recycle};
+use super::{Limits, Work, recycle};
 
 /// A scanner of server-sent events (WHATWG HTML, section 9.2).
 ///
@@ -44,8 +44,7 @@ pub struct Sse {
     skip_line: bool,
     /// The rest of the event is skipped.
     skip_event: bool,
-    #[cfg(test)]
-    work: usize,
+    work: Work,
 }
 
 /// What an [`Sse`] scanner found.
@@ -119,7 +118,7 @@ impl Sse {
             name: Part::kept_if(self.has_name),
             data: Part::kept_if(self.has_data),
         };
-        self.count(rest.len());
+        self.work.add(rest.len());
         while let Some(end) = memchr2(b'\n', b'\r', rest) {
             let line = &rest[..end];
             let is_cr = rest[end] == b'\r';
@@ -136,7 +135,7 @@ impl Sse {
             } else if self.line.is_empty() {
                 self.line(line, Some(line), &mut pending, &mut each);
             } else {
-                self.count(line.len());
+                self.work.add(line.len());
                 self.line.extend_from_slice(line);
                 let mut line = mem::take(&mut self.line);
                 self.line(&line, None, &mut pending, &mut each);
@@ -149,7 +148,7 @@ impl Sse {
                 self.too_long(rest, &mut each);
                 self.skip_line = true;
             } else {
-                self.count(rest.len());
+                self.work.add(rest.len());
                 self.line.extend_from_slice(rest);
             }
         }
@@ -238,7 +237,7 @@ impl Sse {
                     }
                     Part::Kept => self.data.push(b'\n'),
                 }
-                self.count(value.len());
+                self.work.add(value.len());
                 self.data.extend_from_slice(value);
                 Part::Kept
             }
@@ -281,25 +280,12 @@ impl Sse {
             self.name.extend_from_slice(name);
         }
         if let Part::Chunk(data) = pending.data {
-            self.count(data.len());
+            self.work.add(data.len());
             self.data.clear();
             self.data.extend_from_slice(data);
         }
         self.has_name = !matches!(pending.name, Part::Missing);
         self.has_data = !matches!(pending.data, Part::Missing);
-    }
-
-    /// Counts bytes that are looked at or copied, to show that the time is linear.
-    #[cfg_attr(
-        not(test),
-        expect(clippy::needless_pass_by_ref_mut, reason = "counts in tests only")
-    )]
-    fn count(&mut self, bytes: usize) {
-        #[cfg(test)]
-        {
-            self.work += bytes;
-        }
-        let _ = bytes;
     }
 }
 
@@ -455,7 +441,11 @@ mod tests {
         }
         assert_eq!(skipped, 1);
         assert!(scanner.line.capacity() <= 64 * 1024);
-        assert!(scanner.work <= 2 * 640 * chunk.len(), "{}", scanner.work);
+        assert!(
+            scanner.work.bytes.get() <= 2 * 640 * chunk.len(),
+            "{:?}",
+            scanner.work
+        );
     }
 
     #[test]
@@ -469,7 +459,7 @@ mod tests {
         }
         scanner.feed(b"\n\n", |_| events += 1);
         assert_eq!(events, 1);
-        assert!(scanner.work <= 4 * total, "{}", scanner.work);
+        assert!(scanner.work.bytes.get() <= 4 * total, "{:?}", scanner.work);
         // The same for many lines of data, a chunk each.
         let mut scanner = Sse::default();
         for _ in 0..total / 8 {
@@ -477,7 +467,7 @@ mod tests {
         }
         scanner.feed(b"\n", |_| events += 1);
         assert_eq!(events, 2);
-        assert!(scanner.work <= 4 * total, "{}", scanner.work);
+        assert!(scanner.work.bytes.get() <= 4 * total, "{:?}", scanner.work);
     }
 
     fn stream() -> impl Strategy<Value = Vec<u8>> {
