@@ -473,6 +473,156 @@ mod tests {
     }
 
     #[test]
+    fn every_family_states_its_limits_in_its_own_way() {
+        let date = ("date", "Thu, 05 Mar 2026 10:00:00 GMT");
+        let (minute, unknown) = (Window::Minute, Window::Unknown);
+        for (provider, pairs, expected) in [
+            // Sentinels stand for what Azure does not know.
+            (
+                Provider::Azure,
+                &[
+                    ("x-ratelimit-remaining-requests", "-1"),
+                    ("x-ratelimit-remaining-tokens", "119000"),
+                    ("x-ratelimit-limit-tokens", "120000"),
+                    ("x-ratelimit-reset-tokens", "37"),
+                ][..],
+                vec![(Tokens, minute, Some(120_000), Some(119_000), Some(37_000))],
+            ),
+            (
+                Provider::Mistral,
+                &[
+                    ("ratelimitbysize-limit", "500000"),
+                    ("ratelimitbysize-remaining", "499000"),
+                    ("ratelimitbysize-reset", "12"),
+                    ("ratelimitbysize-query-cost", "7"),
+                    ("x-ratelimit-limit-req-minute", "60"),
+                    ("x-ratelimit-remaining-req-minute", "59"),
+                    ("x-ratelimit-limit-tokens-month", "1000000000"),
+                    ("x-ratelimit-remaining-tokens-month", "999999999"),
+                ],
+                vec![
+                    (Requests, minute, Some(60), Some(59), None),
+                    (
+                        Tokens,
+                        Window::Month,
+                        Some(1_000_000_000),
+                        Some(999_999_999),
+                        None,
+                    ),
+                    (Tokens, unknown, Some(500_000), Some(499_000), Some(12_000)),
+                ],
+            ),
+            (
+                Provider::Cohere,
+                &[
+                    ("x-trial-endpoint-call-limit", "40"),
+                    ("x-trial-endpoint-call-remaining", "39"),
+                    ("x-endpoint-monthly-call-limit", "1000"),
+                ],
+                vec![(Requests, minute, Some(40), Some(39), None)],
+            ),
+            (
+                Provider::Together,
+                &[
+                    ("x-ratelimit-limit", "10"),
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "3"),
+                ],
+                vec![(Requests, unknown, Some(10), Some(0), Some(3000))],
+            ),
+            (
+                Provider::Fireworks,
+                &[
+                    ("x-ratelimit-limit-requests", "600"),
+                    ("x-ratelimit-remaining-requests", "599"),
+                    ("x-ratelimit-limit-tokens-prompt", "60000"),
+                    ("x-ratelimit-remaining-tokens-prompt", "59000"),
+                    ("x-ratelimit-limit-tokens-generated", "6000"),
+                    ("x-ratelimit-remaining-tokens-generated", "5900"),
+                    ("x-ratelimit-over-limit", "no"),
+                ],
+                vec![
+                    (InputTokens, unknown, Some(60_000), Some(59_000), None),
+                    (OutputTokens, unknown, Some(6000), Some(5900), None),
+                    (Requests, unknown, Some(600), Some(599), None),
+                ],
+            ),
+            (
+                Provider::Xai,
+                &[
+                    ("x-ratelimit-limit-requests", "480"),
+                    ("x-ratelimit-remaining-requests", "479"),
+                    ("x-ratelimit-limit-tokens", "2000000"),
+                    ("x-ratelimit-remaining-tokens", "1999000"),
+                ],
+                vec![
+                    (Requests, unknown, Some(480), Some(479), None),
+                    (Tokens, unknown, Some(2_000_000), Some(1_999_000), None),
+                ],
+            ),
+            // Milliseconds since the epoch.
+            (
+                Provider::OpenRouter,
+                &[
+                    date,
+                    ("x-ratelimit-limit", "20"),
+                    ("x-ratelimit-remaining", "0"),
+                    ("x-ratelimit-reset", "1772704845000"),
+                ],
+                vec![(Requests, unknown, Some(20), Some(0), Some(45_000))],
+            ),
+            (
+                Provider::LiteLlm,
+                &[
+                    ("x-ratelimit-limit-requests", "100"),
+                    ("x-ratelimit-remaining-requests", "0"),
+                    ("x-ratelimit-limit-tokens", "1000"),
+                    ("x-ratelimit-remaining-tokens", "900"),
+                ],
+                vec![
+                    (Requests, unknown, Some(100), Some(0), None),
+                    (Tokens, unknown, Some(1000), Some(900), None),
+                ],
+            ),
+            // Subscriptions speak of a share, not of a number.
+            (
+                Provider::Anthropic,
+                &[
+                    date,
+                    ("anthropic-ratelimit-unified-status", "allowed"),
+                    ("anthropic-ratelimit-unified-reset", "1772704845"),
+                ],
+                vec![],
+            ),
+            // These have no such headers.
+            (Provider::Google, &[date], vec![]),
+            (
+                Provider::Bedrock,
+                &[("x-amzn-requestid", "0"), ("x-amz-retry-after", "7")],
+                vec![],
+            ),
+            (Provider::DeepSeek, &[date], vec![]),
+            (Provider::Nvidia, &[("nvcf-status", "fulfilled")], vec![]),
+        ] {
+            assert_eq!(rows(provider, pairs), expected, "{provider:?}");
+        }
+    }
+
+    #[test]
+    fn a_subscription_of_anthropics_that_is_spent_waits_for_its_reset() {
+        let pairs = |status| {
+            headers(&[
+                ("date", "Thu, 05 Mar 2026 10:00:00 GMT"),
+                ("anthropic-ratelimit-unified-status", status),
+                ("anthropic-ratelimit-unified-reset", "1772704845"),
+            ])
+        };
+        let wait = |status| spent(&pairs(status), hints::clock(&pairs(status)));
+        assert_eq!(wait("rejected"), Some(Duration::from_secs(45)));
+        assert_eq!(wait("allowed"), None);
+    }
+
+    #[test]
     fn the_fields_of_the_ietf_in_all_their_drafts() {
         let unknown = Window::Unknown;
         for (pairs, expected) in [
