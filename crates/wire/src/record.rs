@@ -20,8 +20,8 @@ use crate::{ClassifyHttp, Dialect, Provider, headroom, hints};
 /// |---|---|
 /// | `id` | any text, repeated in the verdict |
 /// | `provider` | the family's name ([`Provider::from_name`]) |
-/// | `status` | the HTTP status |
-/// | `api` | the API's name ([`Dialect`]); else it is found from the body |
+/// | `status` | the HTTP status; without one the record is of a stream after a 200 |
+/// | `api` | the API's name ([`Dialect`]), after the provider's where there is no `provider`; else it is found from the body |
 /// | `headers`, `trailers` | objects of names and values |
 /// | `body` | the text of the body |
 /// | `body_b64` | the body in base64, for binary ones; goes before `body` |
@@ -45,7 +45,9 @@ pub struct RecordError(Why);
 
 #[derive(Debug)]
 enum Why {
+    NoObject,
     Json(serde_json::Error),
+    NoAnswer,
     Status,
     Base64,
     Head,
@@ -58,7 +60,8 @@ struct Line<'a> {
     id: Value,
     #[serde(default, borrow)]
     provider: Option<Cow<'a, str>>,
-    status: u16,
+    #[serde(default)]
+    status: Option<u16>,
     #[serde(default)]
     headers: Option<Map<String, Value>>,
     #[serde(default)]
@@ -83,6 +86,9 @@ impl Record {
     /// When the line is not such an object, its status is none, or `body_b64` is not base64.
     pub fn from_json(line: &str) -> Result<Self, RecordError> {
         let line = line.strip_prefix('\u{feff}').unwrap_or(line);
+        if !line.trim_start().starts_with('{') {
+            return Err(RecordError(Why::NoObject));
+        }
         let line: Line<'_> = serde_json::from_str(line).map_err(|e| RecordError(Why::Json(e)))?;
         let body = match (line.body_b64, line.body) {
             (Some(encoded), _) => base64::engine::general_purpose::STANDARD
@@ -92,25 +98,35 @@ impl Record {
             (None, Some(text)) => Bytes::from(text),
             (None, None) => Bytes::new(),
         };
-        let provider = line
-            .provider
-            .as_deref()
-            .map_or(Provider::Unknown, Provider::from_name);
+        if line.status.is_none() && body.is_empty() {
+            return Err(RecordError(Why::NoAnswer));
+        }
+        let api = line.api.as_deref().unwrap_or_default();
+        let (provider, api) = match (line.provider.as_deref(), api.split_once('/')) {
+            (Some(name), _) => (Provider::from_name(name), api),
+            (None, Some((name, rest))) if Provider::from_name(name) != Provider::Unknown => {
+                (Provider::from_name(name), rest)
+            }
+            (None, _) => (Provider::Unknown, api),
+        };
         let mut headers = line.headers.as_ref().map(header_map).unwrap_or_default();
         if let Some(now) = line.now.as_deref().and_then(hints::date)
             && let Ok(now) = HeaderValue::from_str(&httpdate::fmt_http_date(now))
         {
             headers.entry(header::DATE).or_insert(now);
         }
+        let dialect = dialect_of_api(api, provider)
+            .unwrap_or_else(|| dialect_of_body(provider, &headers, &body));
+        if line.status.is_none() {
+            let content_type = HeaderValue::from_static(stream_type(dialect));
+            headers.entry(header::CONTENT_TYPE).or_insert(content_type);
+        }
         Ok(Self {
             id: line.id,
             provider,
-            dialect: line
-                .api
-                .as_deref()
-                .and_then(|api| dialect_of_api(api, provider))
-                .unwrap_or_else(|| dialect_of_body(provider, &headers, &body)),
-            status: StatusCode::from_u16(line.status).map_err(|_| RecordError(Why::Status))?,
+            dialect,
+            status: StatusCode::from_u16(line.status.unwrap_or(200))
+                .map_err(|_| RecordError(Why::Status))?,
             headers,
             trailers: line.trailers.as_ref().map(header_map),
             body,
@@ -249,19 +265,29 @@ fn kind_word(kind: Kind) -> &'static str {
 
 /// The dialect of an API by the name that records call it.
 fn dialect_of_api(api: &str, provider: Provider) -> Option<Dialect> {
-    Some(match api {
+    let path = api.split('?').next().unwrap_or_default();
+    Some(match path {
         "responses" => Dialect::OpenAiResponses,
         "messages" => Dialect::Anthropic,
         "generateContent" | "streamGenerateContent" | "cloudcode" => Dialect::Gemini,
         "v2/chat" => Dialect::Cohere,
         "api/chat" | "api/generate" => Dialect::Ollama,
-        "converse" | "converse-stream" => Dialect::BedrockConverse,
+        "converse" | "converse-stream" | "ConverseStream" => Dialect::BedrockConverse,
         "chat" | "v1/chat" | "completions" | "openai-compat" => match provider {
             Provider::Cohere => return None,
             _ => Dialect::OpenAiChat,
         },
         _ => return None,
     })
+}
+
+/// The media type of a dialect's streams.
+const fn stream_type(dialect: Dialect) -> &'static str {
+    match dialect {
+        Dialect::Ollama => "application/x-ndjson",
+        Dialect::BedrockConverse => "application/vnd.amazon.eventstream",
+        _ => "text/event-stream",
+    }
 }
 
 /// The dialect that a body looks like, else the one that the provider speaks by itself.
@@ -342,7 +368,8 @@ fn split_head(text: &[u8]) -> (&[u8], &[u8]) {
 impl fmt::Display for RecordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Why::Json(_) => "the line is not a record in JSON",
+            Why::NoObject | Why::Json(_) => "the line is not a record in JSON",
+            Why::NoAnswer => "the record has neither a `status` nor the `body` of a stream",
             Why::Status => "`status` is no HTTP status",
             Why::Base64 => "`body_b64` is not base64",
             Why::Head => "the text does not begin with an HTTP status line",
@@ -385,10 +412,39 @@ mod tests {
     }
 
     #[test]
+    fn a_record_without_a_status_is_of_a_stream() {
+        for (api, body) in [
+            (
+                "openai/chat",
+                "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n",
+            ),
+            (
+                "ollama/api/chat",
+                "{\"message\":{\"content\":\"a\"},\"done\":false}\n{\"done\":true}\n",
+            ),
+            (
+                "gemini/streamGenerateContent?alt=sse",
+                "data: {\"candidates\":[{\"content\":{\"parts\":[{\"text\":\"a\"}]},\"finishReason\":\"STOP\"}]}\n\n",
+            ),
+        ] {
+            let line = serde_json::json!({"api": api, "body": body}).to_string();
+            let outcome = Record::from_json(&line).unwrap().classify();
+            assert!(outcome.is_success(), "{api}: {}", outcome.evidence());
+            // Half of it.
+            let line = serde_json::json!({"api": api, "body": body[..body.len() / 2]}).to_string();
+            let outcome = Record::from_json(&line).unwrap().classify();
+            assert_eq!(outcome.kind(), Kind::Malformed, "{api}");
+        }
+    }
+
+    #[test]
     fn what_is_no_record_is_refused_with_a_reason() {
         for (line, reason) in [
             ("{", "the line is not a record in JSON"),
-            ("{\"id\":1}", "the line is not a record in JSON"),
+            (
+                "{\"id\":1}",
+                "the record has neither a `status` nor the `body` of a stream",
+            ),
             ("[]", "the line is not a record in JSON"),
             ("{\"status\":\"x\"}", "the line is not a record in JSON"),
             ("{\"status\":7}", "`status` is no HTTP status"),
