@@ -3,7 +3,7 @@ use std::{fmt, num::NonZeroU32};
 use backstop_core::{
     Classify, ClassifyStream, End, Headroom, Kind, Outcome, Progress, Step, Verdict, outcome_of,
 };
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 
 use crate::{
     Dialect, Provider,
@@ -32,6 +32,11 @@ pub const ERROR_LIMIT: usize = 64 * 1024;
 /// If the response has an [`Outcome`] among its extensions, that decides. Otherwise the body does,
 /// by its content type and what it looks like: a JSON error that comes where a stream was asked for,
 /// and a stream that is labelled as something else, are both understood.
+///
+/// A body with a `content-encoding` cannot be read: ask for none, as
+/// [`HttpTarget`](crate::retarget::HttpTarget) does, or decode it before. An error is then judged by
+/// its head alone. Of a success no byte counts as a token, so that nothing commits to it before its
+/// end, and only its end says that it was one.
 ///
 /// From the request it takes [how many choices](RequestFacts::choices) were asked for, if
 /// [`RequestFacts`] are among its extensions: a stream is not whole before all of them are. Where
@@ -167,7 +172,13 @@ impl<A, B> Classify<Request<A>, Response<B>> for ClassifyHttp {
             Some(outcome) => Verdict::Now(*outcome),
             None => {
                 let reader = self.reader(response.status(), response.headers());
-                Verdict::AtEnd(reader.choices(*choices))
+                match &reader.mode {
+                    // A gRPC answer that is all head.
+                    Mode::Grpc(head) if head.headers.contains_key(GRPC_STATUS) => {
+                        Verdict::Now(head.classify(&[], None))
+                    }
+                    _ => Verdict::AtEnd(reader.choices(*choices)),
+                }
             }
         }
     }
@@ -237,9 +248,10 @@ impl ClassifyStream for AnswerReader {
             }
             // A message came, and an error would have come in its place.
             Mode::Grpc(_) if !chunk.is_empty() => Step::progress(Progress::Token),
+            // What is in it, whether content or an error, nobody can tell.
             Mode::Opaque { begun } if !chunk.is_empty() => {
                 *begun = true;
-                Step::progress(Progress::Token)
+                Step::progress(Progress::KeepAlive)
             }
             Mode::Grpc(_) | Mode::Opaque { .. } => Step::default(),
         }
@@ -290,7 +302,7 @@ impl Head {
             status,
             // The headers of a success matter only if they have something to say about a failure
             // that the body may still bring; as a rule they have not, and copying them costs.
-            headers: if !status.is_success() || headers.iter().any(|(name, _)| tells(name)) {
+            headers: if !status.is_success() || headers.iter().any(tells) {
                 headers.clone()
             } else {
                 HeaderMap::new()
@@ -316,11 +328,10 @@ impl Head {
     }
 
     fn on_grpc_end(&self, end: End<'_>) -> Outcome {
-        const STATUS: &str = "grpc-status";
-        let told = self.headers.contains_key(STATUS);
+        let told = self.headers.contains_key(GRPC_STATUS);
         match end {
             End::Clean(trailers)
-                if told || trailers.is_some_and(|trailers| trailers.contains_key(STATUS)) =>
+                if told || trailers.is_some_and(|trailers| trailers.contains_key(GRPC_STATUS)) =>
             {
                 self.classify(&[], trailers)
             }
@@ -333,6 +344,8 @@ impl Head {
         }
     }
 }
+
+const GRPC_STATUS: &str = "grpc-status";
 
 /// How a stream of this media type is cut into events.
 fn framing(media_type: &[u8]) -> Option<Framing> {
@@ -348,10 +361,19 @@ fn framing(media_type: &[u8]) -> Option<Framing> {
     }
 }
 
-/// Whether a header of a successful response may say something about a failure in its body.
-fn tells(name: &header::HeaderName) -> bool {
-    let name = name.as_str();
-    name.contains("retry") || name.starts_with("grpc-") || name.starts_with("x-amzn-errortype")
+/// Whether a header of a successful response may say something about a failure in its body: how long
+/// to wait, what it is, or that a limit is spent, whose reset is a wait as well.
+fn tells((name, value): (&HeaderName, &HeaderValue)) -> bool {
+    let (name, value) = (name.as_str(), value.as_bytes());
+    let is_spent = || {
+        (name.ends_with("ratelimit") && memchr::memmem::find(value, b"=0").is_some())
+            || (value == b"0" && name.contains("remaining"))
+            || name == "anthropic-ratelimit-unified-status"
+    };
+    name.contains("retry")
+        || name.starts_with("grpc-")
+        || name.starts_with("x-amzn-errortype")
+        || is_spent()
 }
 
 fn is_encoded(headers: &HeaderMap) -> bool {

@@ -178,6 +178,21 @@ fn an_error_status_with_an_event_is_read_by_the_event() {
 }
 
 #[test]
+fn cohere_says_by_the_finish_reason_what_failed() {
+    let read = |reason: &str, before: &str| {
+        let end = format!(r#"{{"type":"message-end","delta":{{"finish_reason":"{reason}"}}}}"#);
+        let stream = format!("{before}event: message-end\ndata: {end}\n\n");
+        verdict(Dialect::Cohere, "text/event-stream", &stream)
+    };
+    let text = "data: {\"type\":\"content-delta\",\"delta\":{\"message\":{\"content\":{\"text\":\"a\"}}}}\n\n";
+    use Progress::{End, KeepAlive, Token};
+    assert_eq!(read("COMPLETE", text), (End, Kind::Success));
+    assert_eq!(read("TIMEOUT", "").0, KeepAlive);
+    assert!(matches!(read("TIMEOUT", text), (Token, Kind::TimedOut(_))));
+    assert_eq!(read("ERROR", text), (Token, Kind::Unavailable));
+}
+
+#[test]
 fn anthropic() {
     let read = |events: &[&str]| {
         let stream: String = events

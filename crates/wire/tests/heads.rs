@@ -98,13 +98,25 @@ fn grpc_is_decided_by_its_trailers() {
 }
 
 #[test]
+fn a_grpc_answer_that_is_all_head_is_known_at_once() {
+    let classify = ClassifyHttp::new(Dialect::OpenAiChat);
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static("14"));
+    let verdict = Classify::<Request<()>, _>::on_response(&classify, &None, &response);
+    assert!(matches!(verdict, Verdict::Now(outcome) if outcome.kind() == Kind::Unavailable));
+}
+
+#[test]
 fn an_encoded_body_is_passed_on_unread() {
     let pairs = [
         ("content-type", "text/event-stream"),
         ("content-encoding", "gzip"),
     ];
     let mut encoded = reader(200, &pairs);
-    assert_eq!(encoded.on_data(b"\x1f\x8b").progress, Progress::Token);
+    // It may be an error: nobody commits to what nobody has read.
+    assert_eq!(encoded.on_data(b"\x1f\x8b").progress, Progress::KeepAlive);
     assert!(encoded.on_end(End::Clean(None)).is_success());
     assert_eq!(
         reader(200, &pairs).on_end(End::Clean(None)).kind(),
@@ -114,4 +126,47 @@ fn an_encoded_body_is_passed_on_unread() {
         reader(503, &pairs).on_end(End::Clean(None)).kind(),
         Kind::Unavailable
     );
+    for encoding in ["gzip", "br", "zstd", "gzip, br"] {
+        let pairs = [("content-encoding", encoding), ("retry-after", "7")];
+        let mut refused = reader(429, &pairs);
+        refused.on_data(b"\x1f\x8b no JSON");
+        let outcome = refused.on_end(End::Clean(None));
+        assert_eq!(outcome.kind(), Kind::Throttled);
+        assert_eq!(
+            outcome.retry_after().map(|hint| hint.delay.as_secs()),
+            Some(7)
+        );
+    }
+    let pairs = [pairs[0], ("content-encoding", "identity")];
+    let mut plain = reader(200, &pairs);
+    let token = plain.on_data(b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n");
+    assert_eq!(token.progress, Progress::Token);
+}
+
+#[test]
+fn the_reset_of_a_spent_limit_is_the_wait_for_an_error_under_a_200_too() {
+    let error = br#"{"error":{"message":"x","code":"rate_limit_exceeded"}}"#;
+    let event = [b"data: ", &error[..], b"\n\n"].concat();
+    for (content_type, body) in [
+        ("application/json", &error[..]),
+        ("text/event-stream", &event[..]),
+    ] {
+        for (left, expected) in [("0", Some(8640)), ("1", None)] {
+            let mut reader = reader(
+                200,
+                &[
+                    ("content-type", content_type),
+                    ("x-ratelimit-remaining-tokens", left),
+                    ("x-ratelimit-reset-tokens", "8.64s"),
+                    ("x-ratelimit-remaining-requests", "9"),
+                    ("x-ratelimit-reset-requests", "20s"),
+                ],
+            );
+            reader.on_data(body);
+            let outcome = reader.on_end(End::Clean(None));
+            assert_eq!(outcome.kind(), Kind::Throttled, "{content_type}");
+            let wait = outcome.retry_after().map(|hint| hint.delay.as_millis());
+            assert_eq!(wait, expected, "{content_type}, {left} left");
+        }
+    }
 }

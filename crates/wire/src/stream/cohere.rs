@@ -56,7 +56,7 @@ fn finish_reason(reason: &[u8]) -> FinishReason {
         b"TOOL_CALL" => FinishReason::ToolCalls,
         b"ERROR_TOXIC" => FinishReason::ContentFilter,
         b"ERROR_LIMIT" => FinishReason::ContextWindow,
-        b"TIMEOUT" => FinishReason::Error,
+        b"TIMEOUT" => FinishReason::TimedOut,
         _ => FinishReason::Other,
     }
 }

@@ -18,7 +18,7 @@ pub(crate) mod finish_reason {
 
 use std::{fmt, num::NonZeroU32};
 
-use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step, outcome_of};
+use backstop_core::{ClassifyStream, End, Kind, Outcome, Phase, Progress, Step, outcome_of};
 use http::HeaderMap;
 
 use crate::{
@@ -121,6 +121,8 @@ pub enum FinishReason {
     Overloaded,
     /// The provider failed while it answered.
     Error,
+    /// The provider's own time for an answer was up.
+    TimedOut,
     /// The generation is not usable, such as a tool call that does not parse.
     BadGeneration,
     /// Another reason.
@@ -562,6 +564,9 @@ impl Facts {
             }
             Some(FinishReason::Overloaded) => {
                 Outcome::new(Kind::Overloaded).with_evidence("finish reason: no capacity")
+            }
+            Some(FinishReason::TimedOut) => {
+                Outcome::new(Kind::TimedOut(Phase::Total)).with_evidence("finish reason: timeout")
             }
             Some(FinishReason::BadGeneration) => Outcome::new(Kind::Malformed)
                 .with_scope(backstop_core::Scope::Model)
