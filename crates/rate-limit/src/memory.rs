@@ -308,8 +308,10 @@ impl<O: Observer> Memory<O> {
     /// The answer to a request that has somewhere else to go, when little is left.
     pub(crate) fn early_answer(&self, nearly: &Nearly) -> Failure {
         self.shifted(nearly.share);
+        // It is somebody else who is to be asked, not this target once more.
         let outcome = Outcome::new(Kind::Throttled)
             .with_scope(Scope::Request)
+            .with_repeat(false)
             .with_evidence("little is left of a limit");
         self.answered(nearly.until, outcome)
     }
