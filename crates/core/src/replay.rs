@@ -317,14 +317,17 @@ where
         clippy::expect_used,
         reason = "polled after completion, as every future"
     )]
-    fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<http::Request<Replayable<B>>, BoxError>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         let request = self.request.as_mut().expect("polled after completion");
         let body = request.body_mut();
-        ready_or_pending!(body.poll_read(&mut self.more, &mut self.read, self.limit, cx))?;
-        Poll::Ready(Ok(self.request.take().expect("it was read just now")))
+        body.poll_read(&mut self.more, &mut self.read, self.limit, cx)
+    }
+
+    /// Takes the request that was read.
+    #[inline]
+    #[expect(clippy::expect_used, reason = "called when it was read, once")]
+    fn take(&mut self) -> http::Request<Replayable<B>> {
+        self.request.take().expect("it was read")
     }
 }
 
@@ -335,7 +338,8 @@ where
     type Output = Result<Frozen<FrozenRequest, http::Request<Replayable<B>>>, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let request = ready_or_pending!(self.poll_read(cx))?;
+        ready_or_pending!(self.poll_read(cx))?;
+        let request = self.take();
         if !request.body().is_whole() {
             return Poll::Ready(Ok(Frozen::Once(request)));
         }
@@ -377,11 +381,25 @@ where
     >;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let request = ready_or_pending!(self.reading.poll_read(cx))?;
-        if !request.body().is_whole() {
-            return Poll::Ready(Ok(Frozen::Once(request)));
-        }
-        let spare = SpareRequest {
+        ready_or_pending!(self.reading.poll_read(cx))?;
+        let spare = self.reading.request.as_ref().and_then(SpareRequest::of);
+        let request = self.reading.take();
+        Poll::Ready(Ok(match spare {
+            Some(spare) => Frozen::Replayable((request, spare)),
+            None => Frozen::Once(request),
+        }))
+    }
+}
+
+// === impl SpareRequest ===
+
+impl SpareRequest {
+    /// What is kept of a request, if its body is all there.
+    fn of<B>(request: &http::Request<Replayable<B>>) -> Option<Self>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+    {
+        request.body().is_whole().then(|| Self {
             method: request.method().clone(),
             uri: request.uri().clone(),
             version: request.version(),
@@ -392,12 +410,9 @@ where
                 .body()
                 .trailers()
                 .map(|trailers| Box::new(trailers.clone())),
-        };
-        Poll::Ready(Ok(Frozen::Replayable((request, spare))))
+        })
     }
 }
-
-// === impl SpareRequest ===
 
 impl fmt::Debug for SpareRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

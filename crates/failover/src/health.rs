@@ -234,6 +234,7 @@ impl Health {
     /// # Errors
     ///
     /// Why the target should not be asked, and when it is worth asking again.
+    #[inline]
     pub fn try_acquire(&self, now: Instant) -> Result<Permit, Skipped> {
         let shared = &self.shared;
         if shared.switched_off.load(Ordering::Acquire) {
@@ -783,7 +784,18 @@ impl Shared {
             .then(|| self.instant(word.millis(), now))
     }
 
+    /// The limit in force that ends last.
+    #[inline]
     fn limited(&self, now: Instant) -> Option<Limited> {
+        // The usual case, asked twice for every attempt.
+        if self.limits.iter().all(SharedLimit::was_never) {
+            return None;
+        }
+        self.longest_limit(now)
+    }
+
+    #[cold]
+    fn longest_limit(&self, now: Instant) -> Option<Limited> {
         self.limits
             .iter()
             .filter_map(|limit| limit.in_force(now))

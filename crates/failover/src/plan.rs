@@ -198,8 +198,9 @@ impl Order {
     #[must_use]
     pub fn of_configuration(targets: usize) -> Self {
         let mut order = Self::empty();
-        for target in 0..targets.min(MAX_TARGETS) {
-            order.push(target);
+        for (place, target) in order.places.iter_mut().zip(0..).take(targets) {
+            *place = target;
+            order.len = target + 1;
         }
         order
     }

@@ -11,6 +11,7 @@ use crate::{
     Considered, SkipReason, Skipped,
     admission::Slot,
     attempt::{Course, Limits, Start},
+    guards::WentWrong,
     handle::Order,
     health::{Choice, Permit},
     report::Report,
@@ -86,6 +87,7 @@ where
     }
 
     /// Why a target is not for this request, whatever its health.
+    #[inline]
     pub(super) fn unsuited(&self, target: usize) -> Option<SkipReason> {
         let forbidden = match self.forced {
             Some(Order::Fallback) => target == 0,
@@ -96,13 +98,14 @@ where
             return Some(SkipReason::Forced);
         }
         let guards = &self.target(target).about.guards;
-        let went_wrong = self.past.as_ref().map(|past| past.went_wrong);
-        guards
-            .serves(&self.needs)
-            .and_then(|()| guards.follows(&went_wrong.unwrap_or_default()))
-            .err()
+        let follows = || match &self.past {
+            Some(past) => guards.follows(&past.went_wrong),
+            None => guards.follows(&WentWrong::default()),
+        };
+        guards.serves(&self.needs).and_then(|()| follows()).err()
     }
 
+    #[inline]
     pub(super) fn admit(&self, target: usize) -> Result<(Permit, Option<Slot>), Skipped> {
         if let Some(reason) = self.unsuited(target) {
             return Err(Skipped::new(reason));
@@ -113,6 +116,7 @@ where
         Ok((permit, self.slot(target)?))
     }
 
+    #[inline]
     fn slot(&self, target: usize) -> Result<Option<Slot>, Skipped> {
         self.inner.state.shared.targets[target]
             .admission

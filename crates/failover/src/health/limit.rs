@@ -48,19 +48,15 @@ impl SharedLimit {
         Self::default()
     }
 
-    /// The limit, if it is in force.
-    #[must_use]
-    #[inline]
-    pub fn in_force(&self, now: Instant) -> Option<Limited> {
-        match self.shared.until.load(Ordering::Acquire) {
-            // Never limited: the usual case, asked four times for every attempt.
-            0 => None,
-            word => self.until(word, now),
-        }
+    /// Whether it was never in force, or was lifted.
+    pub(super) fn was_never(&self) -> bool {
+        self.shared.until.load(Ordering::Acquire) == 0
     }
 
-    #[cold]
-    fn until(&self, word: u64, now: Instant) -> Option<Limited> {
+    /// The limit, if it is in force.
+    #[must_use]
+    pub fn in_force(&self, now: Instant) -> Option<Limited> {
+        let word = self.shared.until.load(Ordering::Acquire);
         (word / 2 > self.shared.epoch.nanos(now)).then(|| Limited {
             until: self.shared.epoch.instant(word / 2, now),
             stated: word % 2 == 1,
