@@ -172,7 +172,7 @@ impl<B, S> fmt::Debug for ResponseBody<B, S> {
 
 /// The whole call is over, in time.
 fn over(layer: &dyn Settings, terms: &Terms) {
-    if let Some(started) = terms.started {
+    if let Some(started) = terms.started() {
         let took = Instant::now().saturating_duration_since(started);
         layer.phase_ended(Phase::Total, took);
     }

@@ -8,27 +8,40 @@ use crate::config::{Floor, Limits, MAX_LIMIT};
 /// What one call has of its own to be limited by.
 #[derive(Debug, Default)]
 pub(crate) struct Terms {
-    pub(crate) overrides: Option<Box<TimeLimits>>,
     /// The size of the request; 0 if it is not known.
     pub(crate) size: u64,
-    /// When it was called. Known if the whole call is limited or observed.
-    pub(crate) started: Option<Instant>,
+    pub(crate) own: Option<Own>,
+}
+
+/// What most calls do not have.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// When it was called.
+    pub(crate) started: Instant,
     /// What the limit of the layer, that of the request and its deadline leave for the whole call.
     pub(crate) total: Option<Limit>,
+    pub(crate) overrides: Option<Box<TimeLimits>>,
 }
 
 /// How far a body has come, and how long it was waited for.
 ///
-/// Only waiting is counted: time between a poll that was pending and the next that was not. While
-/// the reader does not poll, the provider may be held up by the reader, and nothing is counted.
-///
-/// It is small, because it is moved with every response; the limits are looked up when there is
-/// something to wait for.
+/// It is small as long as nothing was waited for, because it is moved with every response; the
+/// limits are looked up when there is something to wait for.
 #[derive(Debug)]
 pub(crate) struct Clock {
     stage: Stage,
     /// Whether a keep-alive came after the last semantic event.
     kept_alive: bool,
+    /// There from the first poll that found nothing.
+    waits: Option<Waits>,
+}
+
+/// How long a body was waited for.
+///
+/// Only waiting is counted: time between a poll that was pending and the next that was not. While
+/// the reader does not poll, the provider may be held up by the reader, and nothing is counted.
+#[derive(Debug, Default)]
+struct Waits {
     /// When a poll found nothing, if none has found anything since.
     since: Option<Instant>,
     /// Waited since the last semantic event.
@@ -88,35 +101,46 @@ pub(crate) struct Ended {
     pub(crate) took: Duration,
 }
 
-/// `start + limit`, or the end of all limits if that is beyond the clock.
+/// `start + limit`. No limit is longer than [`MAX_LIMIT`], so there is such a time.
 pub(crate) fn after(start: Instant, limit: Duration) -> Instant {
-    start.checked_add(limit.min(MAX_LIMIT)).unwrap_or(start)
+    start.checked_add(limit).unwrap_or(start)
 }
 
 impl Terms {
     /// Hands them on; what is left behind is not used any more.
     #[inline]
-    pub(crate) fn take(&mut self) -> Self {
+    pub(crate) const fn take(&mut self) -> Self {
         Self {
-            overrides: self.overrides.take(),
-            ..*self
+            size: self.size,
+            own: self.own.take(),
         }
+    }
+
+    /// When it was called, if that is known.
+    pub(crate) fn started(&self) -> Option<Instant> {
+        self.own.as_ref().map(|own| own.started)
     }
 
     /// When the whole call must be over, if it must: from when, and after how long.
     pub(crate) fn whole(&self) -> Option<(Instant, Duration)> {
-        self.started.zip(self.total.map(Limit::duration))
+        let own = self.own.as_ref()?;
+        Some((own.started, own.total?.duration()))
+    }
+
+    pub(crate) fn overrides(&self) -> Option<&TimeLimits> {
+        self.own.as_ref()?.overrides.as_deref()
     }
 
     fn first_token(&self, limits: &Limits) -> Option<Duration> {
-        let own = self.overrides.as_ref().and_then(|own| own.first_token);
+        let own = self.overrides().and_then(|own| own.first_token);
         let limit = own.or(limits.first_token)?;
-        Some(limit.saturating_add(in_proportion(limits.first_token_per_mib, self.size)))
+        let limit = limit.saturating_add(in_proportion(limits.first_token_per_mib, self.size));
+        Some(limit.min(MAX_LIMIT))
     }
 
     /// The limit between semantic events, and the looser one while keep-alives come.
     fn idle(&self, limits: &Limits) -> (Option<Duration>, Option<Duration>) {
-        let own = self.overrides.as_ref().and_then(|own| own.idle);
+        let own = self.overrides().and_then(|own| own.idle);
         let bound = limits.keep_alive;
         match own {
             Some(own) => (Some(own), bound.map(|bound| bound.max(own))),
@@ -130,17 +154,14 @@ impl Clock {
         Self {
             stage: Stage::Before,
             kept_alive: false,
-            since: None,
-            spent: Nanos(0),
-            silent: Nanos(0),
-            floor_spent: Nanos(0),
-            floor_bytes: 0,
+            waits: None,
         }
     }
 
     /// A poll found nothing: what is due first, if anything is.
     pub(crate) fn pending(&mut self, limits: &Limits, terms: &Terms) -> Option<Due> {
-        let since = *self.since.get_or_insert_with(Instant::now);
+        let waits = self.waits.get_or_insert_default();
+        let since = *waits.since.get_or_insert_with(Instant::now);
         let mut due: Option<Due> = None;
         let mut consider = |at, what| {
             if due.is_none_or(|due| at < due.at) {
@@ -159,26 +180,26 @@ impl Clock {
         match self.stage {
             Stage::Before => {
                 if let Some(first_token) = terms.first_token(limits) {
-                    limit(Phase::FirstToken, first_token, self.spent);
+                    limit(Phase::FirstToken, first_token, waits.spent);
                 }
             }
             Stage::Answering => {
                 match terms.idle(limits) {
                     (idle, Some(bound)) if self.kept_alive => {
-                        limit(Phase::Idle, bound, self.spent);
+                        limit(Phase::Idle, bound, waits.spent);
                         if let Some(idle) = idle {
-                            limit(Phase::Idle, idle, self.silent);
+                            limit(Phase::Idle, idle, waits.silent);
                         }
                     }
-                    (Some(idle), _) => limit(Phase::Idle, idle, self.spent),
+                    (Some(idle), _) => limit(Phase::Idle, idle, waits.spent),
                     (None, _) => {}
                 }
                 if let Some(floor) = limits.floor {
-                    limit(Phase::Idle, floor.grace, self.floor_spent);
+                    limit(Phase::Idle, floor.grace, waits.floor_spent);
                 }
             }
             Stage::Over => {
-                let left = limits.end_grace.saturating_sub(self.spent.duration());
+                let left = limits.end_grace.saturating_sub(waits.spent.duration());
                 consider(after(since, left), What::Close);
             }
         }
@@ -206,8 +227,8 @@ impl Clock {
                 limit,
                 spent,
             } => {
-                let since = self.since.unwrap_or(now);
-                let waited = spent + now.saturating_duration_since(since);
+                let since = self.waits.as_ref().and_then(|waits| waits.since);
+                let waited = spent + now.saturating_duration_since(since.unwrap_or(now));
                 Some(Elapsed::new(phase, limit, waited))
             }
         }
@@ -216,13 +237,13 @@ impl Clock {
     /// A poll found data, which brought `step`.
     #[inline]
     pub(crate) fn found(&mut self, step: &Step) {
-        if is_semantic(step) {
-            self.since = None;
-            self.go_on(step);
-        } else {
-            self.waited();
-            self.is_alive(step);
+        if !is_semantic(step) {
+            return self.kept(step);
         }
+        if let Some(waits) = &mut self.waits {
+            waits.since = None;
+        }
+        self.go_on(step);
     }
 
     /// The same where it is of interest how long it took and how much came: the phase that ended.
@@ -232,22 +253,20 @@ impl Clock {
         bytes: usize,
         floor: Option<&Floor>,
     ) -> Option<Ended> {
-        self.waited();
         if !is_semantic(step) {
-            self.is_alive(step);
+            self.kept(step);
             return None;
         }
-        // The grace of the floor begins with the first wait, and so does the counting.
-        if let Some(floor) = floor
-            && self.floor_spent != Nanos(0)
-        {
-            self.floor_bytes = self.floor_bytes.saturating_add(bytes as u64);
-            if self.floor_bytes >= floor.needed() {
-                self.floor_spent = Nanos(0);
-                self.floor_bytes = 0;
+        let took = match &mut self.waits {
+            Some(waits) => {
+                waits.end(self.stage);
+                if let Some(floor) = floor {
+                    waits.count(bytes, floor);
+                }
+                waits.spent.duration()
             }
-        }
-        let took = self.spent.duration();
+            None => Duration::ZERO,
+        };
         let phase = match self.stage {
             Stage::Before => Some(Phase::FirstToken),
             Stage::Answering => Some(Phase::Idle),
@@ -260,37 +279,56 @@ impl Clock {
             .map(|phase| Ended { phase, took })
     }
 
+    /// Content came, or the end of it.
+    #[inline]
+    fn go_on(&mut self, step: &Step) {
+        self.kept_alive = false;
+        if let Some(waits) = &mut self.waits {
+            waits.spent = Nanos(0);
+            waits.silent = Nanos(0);
+        }
+        if step.progress == Progress::End || step.failed.is_some() {
+            self.stage = Stage::Over;
+        } else if self.stage == Stage::Before {
+            self.stage = Stage::Answering;
+        }
+    }
+
+    /// Something came that is no content.
+    fn kept(&mut self, step: &Step) {
+        if let Some(waits) = &mut self.waits {
+            waits.end(self.stage);
+            if step.progress == Progress::KeepAlive {
+                waits.silent = Nanos(0);
+            }
+        }
+        self.kept_alive |= step.progress == Progress::KeepAlive;
+    }
+}
+
+impl Waits {
+    /// Content came. The grace of the floor begins with the first wait, and so does the counting.
+    fn count(&mut self, bytes: usize, floor: &Floor) {
+        if self.floor_spent == Nanos(0) {
+            return;
+        }
+        self.floor_bytes = self.floor_bytes.saturating_add(bytes as u64);
+        if self.floor_bytes >= floor.needed() {
+            self.floor_spent = Nanos(0);
+            self.floor_bytes = 0;
+        }
+    }
+
     /// Adds up the wait that is over, if there was one.
-    fn waited(&mut self) {
+    fn end(&mut self, stage: Stage) {
         let Some(since) = self.since.take() else {
             return;
         };
         let waited = Instant::now().saturating_duration_since(since);
         self.spent.add(waited);
         self.silent.add(waited);
-        if self.stage == Stage::Answering {
+        if stage == Stage::Answering {
             self.floor_spent.add(waited);
-        }
-    }
-
-    /// Something came that is no content.
-    fn is_alive(&mut self, step: &Step) {
-        if step.progress == Progress::KeepAlive {
-            self.kept_alive = true;
-            self.silent = Nanos(0);
-        }
-    }
-
-    /// Content came, or the end of it.
-    #[inline]
-    fn go_on(&mut self, step: &Step) {
-        self.spent = Nanos(0);
-        self.silent = Nanos(0);
-        self.kept_alive = false;
-        if step.progress == Progress::End || step.failed.is_some() {
-            self.stage = Stage::Over;
-        } else if self.stage == Stage::Before {
-            self.stage = Stage::Answering;
         }
     }
 }
@@ -302,7 +340,7 @@ fn is_semantic(step: &Step) -> bool {
 
 impl Limit {
     pub(crate) fn new(limit: Duration) -> Self {
-        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = u64::try_from(limit.min(MAX_LIMIT).as_nanos()).unwrap_or(u64::MAX);
         Self(NonZeroU64::MIN.saturating_add(nanos))
     }
 

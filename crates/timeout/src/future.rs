@@ -10,11 +10,10 @@ use std::{
 use backstop_core::{BoxError, Classify, Elapsed, Observer, Phase, Responses, Verdict};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     ResponseBody,
-    alarm::Alarm,
     clock::{Terms, after},
     service::Shared,
 };
@@ -26,26 +25,16 @@ pin_project! {
     ///
     /// Dropping it drops the call and the timer.
     pub struct ResponseFuture<F, Req, P, C, O, K> {
+        // None where the call was refused, and after an error.
         #[pin]
-        state: State<F, C, O, K>,
+        inner: Option<F>,
+        // Made by the first poll that is pending; what it is set to does not change.
+        #[pin]
+        sleep: Option<Sleep>,
+        call: Call<C, O, K>,
+        // Why the call was refused. Boxed, because it is next to never there.
+        refused: Option<Box<Elapsed>>,
         marker: PhantomData<fn(Req) -> P>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F, C, O, K> {
-        Calling {
-            #[pin]
-            inner: F,
-            #[pin]
-            alarm: Alarm,
-            call: Call<C, O, K>,
-            // The first poll that was pending.
-            since: Option<Instant>,
-        },
-        Refused { elapsed: Elapsed },
-        Done,
     }
 }
 
@@ -58,21 +47,18 @@ pub(crate) struct Call<C, O, K> {
 }
 
 impl<F, Req, P, C, O, K> ResponseFuture<F, Req, P, C, O, K> {
-    pub(crate) const fn new(inner: F, call: Call<C, O, K>) -> Self {
+    /// `inner` is there unless the call was refused.
+    #[inline]
+    pub(crate) const fn new(
+        inner: Option<F>,
+        refused: Option<Box<Elapsed>>,
+        call: Call<C, O, K>,
+    ) -> Self {
         Self {
-            state: State::Calling {
-                inner,
-                alarm: Alarm::new(),
-                call,
-                since: None,
-            },
-            marker: PhantomData,
-        }
-    }
-
-    pub(crate) const fn refused(elapsed: Elapsed) -> Self {
-        Self {
-            state: State::Refused { elapsed },
+            inner,
+            sleep: None,
+            call,
+            refused,
             marker: PhantomData,
         }
     }
@@ -89,27 +75,25 @@ where
     type Output = Result<P::With<ResponseBody<P::Body, C::Stream>>, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        let error = match state.as_mut().project() {
-            StateProj::Calling {
-                inner,
-                alarm,
-                call,
-                since,
-            } => match inner.poll(cx) {
+        let mut this = self.project();
+        let error = match this.inner.as_mut().as_pin_mut() {
+            Some(inner) => match inner.poll(cx) {
                 Poll::Ready(Ok(response)) => {
                     // Built where it is returned, because it is large; what is left of the call
                     // goes with this future, as it does in tower's.
-                    return Poll::Ready(Ok(call.answered::<Req, P, Res>(response)));
+                    return Poll::Ready(Ok(this.call.answered::<Req, P, Res>(response)));
                 }
                 Poll::Ready(Err(error)) => error.into(),
-                Poll::Pending => ready!(call.wait(alarm, since, cx)).into(),
+                Poll::Pending => ready!(this.call.wait(this.sleep.as_mut(), cx)).into(),
             },
-            StateProj::Refused { elapsed } => (*elapsed).into(),
-            // Nothing comes after an error.
-            StateProj::Done => return Poll::Pending,
+            None => match this.refused.take() {
+                Some(elapsed) => elapsed,
+                // Nothing comes after an error.
+                None => return Poll::Pending,
+            },
         };
-        state.set(State::Done);
+        this.inner.set(None);
+        this.sleep.set(None);
         Poll::Ready(Err(error))
     }
 }
@@ -117,36 +101,44 @@ where
 impl<C, O: Observer, K> Call<C, O, K> {
     /// A poll found nothing: ready when a limit is reached.
     #[inline(never)]
-    fn wait(
-        &self,
-        alarm: Pin<&mut Alarm>,
-        since: &mut Option<Instant>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Elapsed> {
-        let own = self.terms.overrides.as_ref().and_then(|own| own.headers);
-        let headers = own.or(self.shared.limits.headers);
-        let whole = self.terms.whole();
-        let (mut phase, mut started, mut limit) = match (headers, whole) {
-            (Some(limit), _) => {
-                let started = *since.get_or_insert_with(Instant::now);
-                (Phase::Headers, started, limit)
-            }
-            (None, Some((started, limit))) => (Phase::Total, started, limit),
-            (None, None) => return Poll::Pending,
-        };
-        let mut at = after(started, limit);
-        if let Some(whole) = whole {
-            let end = after(whole.0, whole.1);
-            if end < at {
-                (phase, started, limit) = (Phase::Total, whole.0, whole.1);
-                at = end;
-            }
+    fn wait(&self, mut sleep: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Elapsed> {
+        if sleep.is_none() {
+            let head = self.limit().map(|limit| after(Instant::now(), limit));
+            let whole = self.end();
+            let Some(at) = head.into_iter().chain(whole).min() else {
+                return Poll::Pending;
+            };
+            sleep.set(Some(sleep_until(at)));
         }
-        ready!(alarm.poll(cx, at));
-        let waited = Instant::now().saturating_duration_since(started);
+        let Some(mut sleep) = sleep.as_pin_mut() else {
+            return Poll::Pending;
+        };
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(self.reached(sleep.deadline()))
+    }
+
+    #[cold]
+    fn reached(&self, at: Instant) -> Elapsed {
+        let (phase, limit) = match self.terms.whole() {
+            Some((started, limit)) if after(started, limit) <= at => (Phase::Total, limit),
+            _ => (Phase::Headers, self.limit().unwrap_or_default()),
+        };
+        let waited = limit + Instant::now().saturating_duration_since(at);
         let elapsed = Elapsed::new(phase, limit, waited);
         self.shared.timed_out(&elapsed);
-        Poll::Ready(elapsed)
+        elapsed
+    }
+
+    /// How long the head may take.
+    fn limit(&self) -> Option<Duration> {
+        let own = self.terms.overrides().and_then(|own| own.headers);
+        own.or(self.shared.limits.headers)
+    }
+
+    /// When the whole call must be over.
+    fn end(&self) -> Option<Instant> {
+        let (started, limit) = self.terms.whole()?;
+        Some(after(started, limit))
     }
 
     /// The head is there.
@@ -187,7 +179,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
 
     /// Tells that the head has come, and says how long it took.
     fn head_came(&self) -> Option<(Arc<Shared<C, O>>, Duration)> {
-        let took = Instant::now().saturating_duration_since(self.terms.started?);
+        let took = Instant::now().saturating_duration_since(self.terms.started()?);
         self.shared.phase_ended(Phase::Headers, took);
         Some((Arc::clone(&self.shared), took))
     }
@@ -195,13 +187,8 @@ impl<C, O: Observer, K> Call<C, O, K> {
 
 impl<F, Req, P, C, O, K> fmt::Debug for ResponseFuture<F, Req, P, C, O, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match &self.state {
-            State::Calling { .. } => "calling",
-            State::Refused { .. } => "refused",
-            State::Done => "done",
-        };
         f.debug_struct("ResponseFuture")
-            .field("state", &state)
+            .field("open", &self.inner.is_some())
             .finish_non_exhaustive()
     }
 }

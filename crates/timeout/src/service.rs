@@ -15,9 +15,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tower_service::Service;
 
 use crate::{
-    Limits, ResponseBody, ResponseFuture,
+    Limits, MAX_LIMIT, ResponseBody, ResponseFuture,
     body::Settings,
-    clock::{Limit, Terms, after},
+    clock::{Limit, Own, Terms, after},
     future::Call,
 };
 
@@ -141,40 +141,28 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        let mut ready_after = Duration::ZERO;
-        if !matches!(self.readiness, Readiness::AtOnce) {
-            match mem::take(&mut self.readiness) {
-                Readiness::TooLate(elapsed) => return ResponseFuture::refused(elapsed),
-                Readiness::After(took) => ready_after = took,
-                Readiness::AtOnce | Readiness::Waiting { .. } => {}
-            }
-        }
-        let shared = &self.shared;
-        let limits = &shared.limits;
-
-        let extensions = <P as Requests<Req>>::extensions(&request);
-        let overrides = extensions.and_then(|all| all.get::<TimeLimits>());
-        let deadline = extensions.and_then(|all| all.get::<Deadline>().copied());
-        let observed = shared.observer.is_enabled();
-
-        let mut terms = Terms {
-            size: P::size(&request).unwrap_or(0),
-            ..Terms::default()
-        };
+        let size = P::size(&request).unwrap_or(0);
+        let remembered = self.shared.classify.on_request(&request);
         // Without any of these the clock is not read and nothing is written.
-        if observed || limits.total.is_some() || overrides.is_some() || deadline.is_some() {
-            let own = (overrides.copied(), deadline);
-            if let Err(elapsed) = self.own_terms(&mut terms, &mut request, own, ready_after) {
-                return self.refuse(elapsed);
-            }
-        }
-
-        let call = Call {
-            remembered: self.shared.classify.on_request(&request),
-            shared: Arc::clone(&self.shared),
-            terms,
+        let own = if !matches!(self.readiness, Readiness::AtOnce)
+            || self.shared.observer.is_enabled()
+            || self.shared.limits.total.is_some()
+            || <P as Requests<Req>>::extensions(&request).is_some_and(|all| !all.is_empty())
+        {
+            self.own_terms(&mut request)
+        } else {
+            Ok(None)
         };
-        ResponseFuture::new(self.inner.call(request), call)
+        let (inner, own, refused) = match own {
+            Ok(own) => (Some(self.inner.call(request)), own, None),
+            Err(elapsed) => (None, None, Some(elapsed)),
+        };
+        let call = Call {
+            remembered,
+            shared: Arc::clone(&self.shared),
+            terms: Terms { size, own },
+        };
+        ResponseFuture::new(inner, refused, call)
     }
 }
 
@@ -186,67 +174,30 @@ impl<S: Clone, C, P, O> Timeout<S, C, P, O> {
 }
 
 impl<S, C, P, O: Observer> Timeout<S, C, P, O> {
-    /// What the whole call has to keep to, written into the request where the layers inside are to
-    /// know it.
+    /// What the call has of its own, written into the request where the layers inside are to know
+    /// it.
     ///
     /// # Errors
     ///
-    /// When it is too late already.
+    /// When it is too late already. Readiness is given back then.
     #[inline(never)]
-    fn own_terms<Req>(
-        &self,
-        terms: &mut Terms,
-        request: &mut Req,
-        (overrides, deadline): (Option<TimeLimits>, Option<Deadline>),
-        ready_after: Duration,
-    ) -> Result<(), Elapsed>
+    fn own_terms<Req>(&mut self, request: &mut Req) -> Result<Option<Own>, Box<Elapsed>>
     where
         P: Requests<Req>,
+        S: Clone,
     {
-        let shared = &self.shared;
-        let observed = shared.observer.is_enabled();
-        let mut whole = shared.limits.total;
-        if let Some(overrides) = overrides {
-            whole = overrides.total.or(whole);
-            if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
-                return Err(Elapsed::new(Phase::Ready, limit, ready_after));
-            }
-            terms.overrides = Some(Box::new(overrides));
-        }
-        if !observed && whole.is_none() && deadline.is_none() {
-            return Ok(());
-        }
-        let now = Instant::now();
-        terms.started = Some(now);
-        if observed {
-            shared.phase_ended(Phase::Ready, ready_after);
-        }
-        let left = deadline.map(|deadline| deadline.remaining(now.into_std()));
-        if left == Some(Duration::ZERO) {
-            return Err(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
-        }
-        // Nobody extends a deadline.
-        let total = match (whole, left) {
-            (Some(whole), Some(left)) => Some(whole.min(left)),
-            (whole, left) => whole.or(left),
+        let ready_after = match mem::take(&mut self.readiness) {
+            Readiness::TooLate(elapsed) => return Err(Box::new(elapsed)),
+            Readiness::After(took) => took,
+            Readiness::AtOnce | Readiness::Waiting { .. } => Duration::ZERO,
         };
-        terms.total = total.map(Limit::new);
-        if let Some(whole) = whole
-            && (deadline.is_some() || shared.shares_deadline)
-            && let Some(extensions) = P::extensions_mut(request)
-        {
-            let end = Deadline::after(now.into_std(), whole);
-            extensions.insert(deadline.map_or(end, |deadline| deadline.earlier(end)));
-        }
-        Ok(())
-    }
-}
-
-impl<S: Clone, C, P, O: Observer> Timeout<S, C, P, O> {
-    fn refuse<F, Req, K>(&mut self, elapsed: Elapsed) -> ResponseFuture<F, Req, P, C, O, K> {
-        self.shared.timed_out(&elapsed);
-        self.give_back();
-        ResponseFuture::refused(elapsed)
+        self.shared
+            .own_terms::<P, Req>(request, ready_after)
+            .map_err(|elapsed| {
+                self.shared.timed_out(&elapsed);
+                self.give_back();
+                Box::new(elapsed)
+            })
     }
 }
 
@@ -270,6 +221,55 @@ impl<S: fmt::Debug, C, P, O> fmt::Debug for Timeout<S, C, P, O> {
 // === impl Shared ===
 
 impl<C, O: Observer> Shared<C, O> {
+    fn own_terms<P, Req>(
+        &self,
+        request: &mut Req,
+        ready_after: Duration,
+    ) -> Result<Option<Own>, Elapsed>
+    where
+        P: Requests<Req>,
+    {
+        let extensions = P::extensions(request);
+        let overrides = extensions.and_then(|all| all.get::<TimeLimits>().copied());
+        let deadline = extensions.and_then(|all| all.get::<Deadline>().copied());
+        let observed = self.observer.is_enabled();
+        let mut whole = self.limits.total;
+        if let Some(overrides) = overrides {
+            whole = overrides.total.or(whole);
+            if let Some(limit) = overrides.ready.filter(|limit| ready_after > *limit) {
+                return Err(Elapsed::new(Phase::Ready, limit, ready_after));
+            }
+        }
+        if !observed && whole.is_none() && deadline.is_none() && overrides.is_none() {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        if observed {
+            self.phase_ended(Phase::Ready, ready_after);
+        }
+        let left = deadline.map(|deadline| deadline.remaining(now.into_std()));
+        if left == Some(Duration::ZERO) {
+            return Err(Elapsed::new(Phase::Total, Duration::ZERO, Duration::ZERO));
+        }
+        // Nobody extends a deadline.
+        let total = match (whole, left) {
+            (Some(whole), Some(left)) => Some(whole.min(left)),
+            (whole, left) => whole.or(left),
+        };
+        if let Some(whole) = whole
+            && (deadline.is_some() || self.shares_deadline)
+            && let Some(extensions) = P::extensions_mut(request)
+        {
+            let end = Deadline::after(now.into_std(), whole);
+            extensions.insert(deadline.map_or(end, |deadline| deadline.earlier(end)));
+        }
+        Ok(Some(Own {
+            started: now,
+            total: total.map(Limit::new),
+            overrides: overrides.map(|overrides| Box::new(within_reach(overrides))),
+        }))
+    }
+
     pub(crate) fn phase_ended(&self, phase: Phase, took: Duration) {
         self.observer.on_event(&Event::PhaseEnded {
             target: &self.target,
@@ -300,4 +300,16 @@ impl<C: Send + Sync, O: Observer> Settings for Shared<C, O> {
     fn timed_out(&self, elapsed: &Elapsed) {
         Self::timed_out(self, elapsed);
     }
+}
+
+/// No limit is longer than the longest that can be set.
+fn within_reach(mut limits: TimeLimits) -> TimeLimits {
+    for limit in [
+        &mut limits.headers,
+        &mut limits.first_token,
+        &mut limits.idle,
+    ] {
+        *limit = limit.map(|limit| limit.min(MAX_LIMIT));
+    }
+    limits
 }
