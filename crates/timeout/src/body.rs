@@ -92,37 +92,40 @@ where
         // What is there is passed on, however late it is.
         let end = match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(data) = frame.data_ref() {
-                    let step = match this.stream {
-                        Some(stream) => stream.on_data(data),
-                        // Nobody knows what the bytes mean, so all of them are content.
-                        None if data.is_empty() => Step::default(),
-                        None => Step::progress(Progress::Token),
-                    };
-                    if *this.measured {
-                        let floor = this.layer.limits().floor.as_ref();
-                        let ended = this.clock.measured(&step, data.len(), floor);
-                        if let Some(ended) = ended
-                            && *this.observed
-                        {
-                            this.layer.phase_ended(ended.phase, ended.took);
+                // Each kind of frame is returned where it is known, so that little is moved.
+                return match frame.into_data() {
+                    Ok(data) => {
+                        let step = match this.stream {
+                            Some(stream) => stream.on_data(&data),
+                            // Nobody knows what the bytes mean, so all of them are content.
+                            None if data.is_empty() => Step::default(),
+                            None => Step::progress(Progress::Token),
+                        };
+                        if *this.measured {
+                            let floor = this.layer.limits().floor.as_ref();
+                            let ended = this.clock.measured(&step, data.len(), floor);
+                            if let Some(ended) = ended
+                                && *this.observed
+                            {
+                                this.layer.phase_ended(ended.phase, ended.took);
+                            }
+                            if *this.observed && is_over(&this.inner) {
+                                *this.observed = false;
+                                over(&**this.layer, this.terms);
+                            }
+                        } else {
+                            this.clock.found(&step);
                         }
-                    } else {
-                        this.clock.found(&step);
+                        Poll::Ready(Some(Ok(Frame::data(data))))
                     }
-                }
-                // Whoever reads this may stop at the last frame and never ask for the end.
-                if *this.observed
-                    && this
-                        .inner
-                        .as_ref()
-                        .as_pin_ref()
-                        .is_none_or(|inner| inner.is_end_stream())
-                {
-                    *this.observed = false;
-                    over(&**this.layer, this.terms);
-                }
-                return Poll::Ready(Some(Ok(frame)));
+                    Err(frame) => {
+                        if *this.observed && is_over(&this.inner) {
+                            *this.observed = false;
+                            over(&**this.layer, this.terms);
+                        }
+                        Poll::Ready(Some(Ok(frame)))
+                    }
+                };
             }
             Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
             Poll::Ready(None) => {
@@ -168,6 +171,11 @@ impl<B, S> fmt::Debug for ResponseBody<B, S> {
             .field("clock", &self.clock)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether nothing more comes: whoever reads the last frame may never ask for the end.
+fn is_over<B: Body>(inner: &Option<B>) -> bool {
+    inner.as_ref().is_none_or(Body::is_end_stream)
 }
 
 /// The whole call is over, in time.
