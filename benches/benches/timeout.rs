@@ -136,6 +136,18 @@ fn main() -> ExitCode {
                 run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 })),
             },
             Case {
+                name: "typed after a wait, bare",
+                run: |n| typed(n, Model { waits: 1 }),
+            },
+            Case {
+                name: "typed after a wait, tower",
+                run: |n| typed(n, Timeout::new(Model { waits: 1 }, LIMIT)),
+            },
+            Case {
+                name: "typed after a wait, backstop",
+                run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 })),
+            },
+            Case {
                 name: "http at once, bare",
                 run: |n| unary(n, Model { waits: 0 }),
             },

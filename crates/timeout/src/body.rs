@@ -135,11 +135,12 @@ where
                 None
             }
             Poll::Pending => {
-                let Some(due) = this.clock.pending(this.layer.limits(), this.terms) else {
-                    return Poll::Pending;
-                };
-                ready!(this.alarm.as_mut().poll(cx, due.at));
-                let elapsed = this.clock.reached(due);
+                let elapsed = ready!(this.clock.wait(
+                    this.alarm.as_mut(),
+                    this.layer.limits(),
+                    this.terms,
+                    cx
+                ));
                 match &elapsed {
                     Some(elapsed) => this.layer.timed_out(elapsed),
                     None if *this.observed => over(&**this.layer, this.terms),

@@ -1,9 +1,17 @@
-use std::{num::NonZeroU64, time::Duration};
+use std::{
+    num::NonZeroU64,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use backstop_core::{Elapsed, Phase, Progress, Step, TimeLimits};
 use tokio::time::Instant;
 
-use crate::config::{Floor, Limits, MAX_LIMIT};
+use crate::{
+    alarm::Alarm,
+    config::{Floor, Limits, MAX_LIMIT},
+};
 
 /// What one call has of its own to be limited by.
 #[derive(Debug, Default)]
@@ -158,8 +166,24 @@ impl Clock {
         }
     }
 
-    /// A poll found nothing: what is due first, if anything is.
-    pub(crate) fn pending(&mut self, limits: &Limits, terms: &Terms) -> Option<Due> {
+    /// A poll found nothing: ready when a limit is reached, or with `None` if the stream was over.
+    #[inline(never)]
+    pub(crate) fn wait(
+        &mut self,
+        alarm: Pin<&mut Alarm>,
+        limits: &Limits,
+        terms: &Terms,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Elapsed>> {
+        let Some(due) = self.due(limits, terms) else {
+            return Poll::Pending;
+        };
+        ready!(alarm.poll(cx, due.at));
+        Poll::Ready(self.reached(due))
+    }
+
+    /// What is due first, if anything is.
+    fn due(&mut self, limits: &Limits, terms: &Terms) -> Option<Due> {
         let waits = self.waits.get_or_insert_default();
         let since = *waits.since.get_or_insert_with(Instant::now);
         let mut due: Option<Due> = None;
@@ -214,7 +238,7 @@ impl Clock {
     }
 
     /// What was due has come: the limit that was reached, or `None` if the stream was over.
-    pub(crate) fn reached(&self, due: Due) -> Option<Elapsed> {
+    fn reached(&self, due: Due) -> Option<Elapsed> {
         let now = Instant::now();
         match due.what {
             What::Close => None,

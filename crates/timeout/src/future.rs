@@ -76,21 +76,21 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let error = match this.inner.as_mut().as_pin_mut() {
-            Some(inner) => match inner.poll(cx) {
-                Poll::Ready(Ok(response)) => {
-                    // Built where it is returned, because it is large; what is left of the call
-                    // goes with this future, as it does in tower's.
-                    return Poll::Ready(Ok(this.call.answered::<Req, P, Res>(response)));
-                }
-                Poll::Ready(Err(error)) => error.into(),
-                Poll::Pending => ready!(this.call.wait(this.sleep.as_mut(), cx)).into(),
-            },
-            None => match this.refused.take() {
-                Some(elapsed) => elapsed,
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return match this.refused.take() {
+                Some(elapsed) => Poll::Ready(Err(elapsed)),
                 // Nothing comes after an error.
-                None => return Poll::Pending,
-            },
+                None => Poll::Pending,
+            };
+        };
+        let error = match inner.poll(cx) {
+            Poll::Ready(Ok(response)) => {
+                // Built where it is returned, because it is large; what is left of the call
+                // goes with this future, as it does in tower's.
+                return Poll::Ready(Ok(this.call.answered::<Req, P, Res>(response)));
+            }
+            Poll::Ready(Err(error)) => error.into(),
+            Poll::Pending => ready!(this.call.wait(this.sleep.as_mut(), cx)).into(),
         };
         this.inner.set(None);
         this.sleep.set(None);
@@ -100,12 +100,10 @@ where
 
 impl<C, O: Observer, K> Call<C, O, K> {
     /// A poll found nothing: ready when a limit is reached.
-    #[inline(never)]
+    #[inline(always)]
     fn wait(&self, mut sleep: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Elapsed> {
         if sleep.is_none() {
-            let head = self.limit().map(|limit| after(Instant::now(), limit));
-            let whole = self.end();
-            let Some(at) = head.into_iter().chain(whole).min() else {
+            let Some(at) = self.due() else {
                 return Poll::Pending;
             };
             sleep.set(Some(sleep_until(at)));
@@ -130,15 +128,27 @@ impl<C, O: Observer, K> Call<C, O, K> {
     }
 
     /// How long the head may take.
+    #[inline]
     fn limit(&self) -> Option<Duration> {
         let own = self.terms.overrides().and_then(|own| own.headers);
         own.or(self.shared.limits.headers)
     }
 
-    /// When the whole call must be over.
-    fn end(&self) -> Option<Instant> {
-        let (started, limit) = self.terms.whole()?;
-        Some(after(started, limit))
+    /// When the head must be there, if it is waited for from now.
+    #[inline]
+    fn due(&self) -> Option<Instant> {
+        if self.terms.own.is_none() {
+            let limit = self.shared.limits.headers?;
+            return Some(after(Instant::now(), limit));
+        }
+        self.own_due()
+    }
+
+    #[inline(never)]
+    fn own_due(&self) -> Option<Instant> {
+        let head = self.limit().map(|limit| after(Instant::now(), limit));
+        let end = self.terms.whole().map(|(started, limit)| after(started, limit));
+        head.into_iter().chain(end).min()
     }
 
     /// The head is there.
@@ -162,14 +172,13 @@ impl<C, O: Observer, K> Call<C, O, K> {
         } else {
             None
         };
-        let shared = Arc::clone(&self.shared);
-        let terms = self.terms.take();
         let response = P::map_body(response, |body| {
             let observed = over.is_some() && !body.is_end_stream();
             if observed {
                 over = None;
             }
-            ResponseBody::new(body, stream, terms, shared, observed)
+            let shared = Arc::clone(&self.shared);
+            ResponseBody::new(body, stream, self.terms.take(), shared, observed)
         });
         if let Some((shared, took)) = over {
             shared.phase_ended(Phase::Total, took);
