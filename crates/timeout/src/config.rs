@@ -37,6 +37,11 @@ pub struct Limits {
     /// An answer that is not streamed sends its head when the whole text is written, which takes
     /// minutes; ten is the limit of the official OpenAI and Anthropic SDKs. For streams it can be
     /// much shorter.
+    ///
+    /// The time in which the request itself is sent counts: the body of a request is the inner
+    /// service's, and this layer does not look at it. Where bodies come from slow clients and are
+    /// passed on as they come, read them before the call, or give such a request a longer limit by
+    /// its [`TimeLimits`](backstop_core::TimeLimits).
     pub headers: Option<Duration>,
     /// From the head to the first semantic token. Default: 120 s.
     ///

@@ -23,7 +23,10 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropping it drops the call and the timer.
+    /// Dropping it drops the call and the timer. When it ends in an error it has dropped them
+    /// itself. When it ends with an answer, what the future of the inner call still holds (the
+    /// permit of a `ConcurrencyLimit`, for one) and the timer go when this future is dropped, as
+    /// with tower's `Timeout`; `.await` does that at once, and the body holds nothing of it.
     pub struct ResponseFuture<F, Req, P, C, O, K> {
         // None where the call was refused, and after an error.
         #[pin]
@@ -100,6 +103,8 @@ where
 
 impl<C, O: Observer, K> Call<C, O, K> {
     /// A poll found nothing: ready when a limit is reached.
+    ///
+    /// Inlined, because the first wait of a call is mostly its last.
     #[inline(always)]
     fn wait(&self, mut sleep: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Elapsed> {
         if sleep.is_none() {
@@ -115,6 +120,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
         Poll::Ready(self.reached(sleep.deadline()))
     }
 
+    /// The limit that was reached at `at`.
     #[cold]
     fn reached(&self, at: Instant) -> Elapsed {
         let (phase, limit) = match self.terms.whole() {
@@ -137,17 +143,21 @@ impl<C, O: Observer, K> Call<C, O, K> {
     /// When the head must be there, if it is waited for from now.
     #[inline]
     fn due(&self) -> Option<Instant> {
-        if self.terms.own.is_none() {
-            let limit = self.shared.limits.headers?;
-            return Some(after(Instant::now(), limit));
+        if self.terms.own.is_some() {
+            return self.own_due();
         }
-        self.own_due()
+        let limit = self.shared.limits.headers?;
+        Some(after(Instant::now(), limit))
     }
 
+    /// The same for a call that has limits of its own, or a limit for all of it.
     #[inline(never)]
     fn own_due(&self) -> Option<Instant> {
         let head = self.limit().map(|limit| after(Instant::now(), limit));
-        let end = self.terms.whole().map(|(started, limit)| after(started, limit));
+        let end = self
+            .terms
+            .whole()
+            .map(|(started, limit)| after(started, limit));
         head.into_iter().chain(end).min()
     }
 

@@ -314,6 +314,22 @@ async fn a_clone_has_waited_for_nothing() {
     assert_eq!(Instant::now(), start + secs(10));
 }
 
+/// What belongs to the call ends with the call, not with the body of its answer.
+#[tokio::test(start_paused = true)]
+async fn a_permit_of_the_call_is_not_held_by_the_body() {
+    let layer = TimeoutLayer::new(all_limits()).unwrap().classify(Marks);
+    let limit = GlobalConcurrencyLimitLayer::new(1);
+    let model = service_fn(|_: Req| async {
+        sleep(secs(1)).await;
+        Ok::<_, Infallible>(Response::new(Script::new(&[], Then::Hangs)))
+    });
+    let service = layer.layer(limit.layer(model));
+    let answer = service.clone().oneshot(request()).await.unwrap();
+    let mut other = service.clone();
+    assert_ready_ok!(task::spawn(other.ready()).poll());
+    drop(answer);
+}
+
 /// A `Buffer` hands an error of `poll_ready` to everybody, and is dead from then on.
 #[tokio::test(start_paused = true)]
 async fn a_buffer_around_it_survives() {
