@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
             .text(&[
                 "organization has been disabled",
                 "account has been disabled",
+                "organization does not have access",
             ])
             .says(AUTH_ACCOUNT),
         Rule::new("anthropic: overloaded_error", ERRORS)

@@ -5,6 +5,8 @@ use super::rule::*;
 const QUOTAS: &str = "https://learn.microsoft.com/azure/ai-services/openai/quotas-limits";
 const FILTER: &str = "https://learn.microsoft.com/azure/ai-services/openai/concepts/content-filter";
 const APIM: &str = "https://learn.microsoft.com/azure/api-management/quota-policy";
+const NETWORK: &str =
+    "https://learn.microsoft.com/azure/ai-services/cognitive-services-virtual-networks";
 const DEPLOY: &str = "https://learn.microsoft.com/azure/ai-services/openai/how-to/create-resource";
 
 pub(super) const FAMILY: Family = Family {
@@ -33,6 +35,13 @@ pub(super) const FAMILY: Family = Family {
                 "quota will be replenished",
             ])
             .says(QUOTA_KEY),
+        Rule::new("azure: the resource's network rules", NETWORK)
+            .on(&[403])
+            .text(&[
+                "virtual network/firewall rules",
+                "public access is disabled",
+            ])
+            .says(AUTH_ACCOUNT),
         Rule::new("azure: no such deployment", DEPLOY)
             .words(&["deploymentnotfound", "deploymentnotready", "modelnotfound"])
             .says(NOT_FOUND),

@@ -3,6 +3,7 @@
 
 use super::rule::*;
 
+const ACCESS: &str = "https://docs.aws.amazon.com/bedrock/latest/userguide/model-access.html";
 const API: &str = "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html#API_runtime_Converse_Errors";
 const COMMON: &str = "https://docs.aws.amazon.com/bedrock/latest/APIReference/CommonErrors.html";
 const HELP: &str =
@@ -71,6 +72,10 @@ pub(super) const FAMILY: Family = Family {
             .and(&["model"])
             .text(&["don't have access to the model", "access to the model"])
             .says(AUTH_MODEL),
+        Rule::new("bedrock: the marketplace subscription is not paid", ACCESS)
+            .on(&[403])
+            .text(&["invalid_payment_instrument", "valid payment instrument"])
+            .says(QUOTA_ACCOUNT),
         Rule::new("bedrock: AccessDeniedException", API)
             .words(&["accessdeniedexception", "accessdenied", "notauthorized"])
             .says(AUTH_KEY),

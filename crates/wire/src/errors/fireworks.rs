@@ -3,6 +3,7 @@
 use super::rule::*;
 
 const ERRORS: &str = "https://docs.fireworks.ai/guides/inference-error-codes";
+const LIMITS: &str = "https://docs.fireworks.ai/guides/quotas_usage/rate-limits";
 
 pub(super) const FAMILY: Family = Family {
     rows: &[
@@ -16,6 +17,13 @@ pub(super) const FAMILY: Family = Family {
                 "unpaid",
             ])
             .says(QUOTA_ACCOUNT),
+        Rule::new(
+            "fireworks: the limits of serverless use, per minute",
+            LIMITS,
+        )
+        .on(&[429])
+        .text(&["contact fireworks to explore dedicated capacity"])
+        .says(LIMIT_MODEL),
         Rule::new("fireworks: not deployed", ERRORS)
             .on(&[404])
             .says(NOT_FOUND),

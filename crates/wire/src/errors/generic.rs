@@ -8,6 +8,7 @@ use super::{openai::OVERLOADED, rule::*};
 const HTTP: &str = "RFC 9110 section 15";
 const SEEN: &str = "messages in the providers' error references, docs/wire.md";
 const VLLM: &str = "https://github.com/vllm-project/vllm (entrypoints/openai)";
+const REPLICATE: &str = "https://replicate.com/docs/reference/http#predictions.create";
 const FASTAPI: &str = "https://fastapi.tiangolo.com/tutorial/handling-errors/";
 
 /// Where a limit or lack of capacity may stand.
@@ -18,6 +19,13 @@ const CLIENT: &[u16] = &[400, 403, 404, 409, 413, 422, 424, 500, NONE];
 /// Phrases, most specific first.
 pub(super) const PHRASES: &[Rule] = &[
     // Money and quotas under any refusing status; the wording is never a parameter's.
+    Rule::new("message: no such version of the model", REPLICATE)
+        .on(&[404, 422])
+        .text(&[
+            "invalid version or not permitted",
+            "specified version does not exist",
+        ])
+        .says(NOT_FOUND),
     Rule::new("message: balance or credit is spent", SEEN)
         .on(&[400, 401, 402, 403, 412, 429, 5, NONE])
         .text(&[
@@ -294,6 +302,7 @@ pub(super) const PHRASES: &[Rule] = &[
 
 const CONTEXT_PHRASES: &[&str] = &[
     "maximum context length",
+    "`inputs` must have less than",
     "context length exceeded",
     "context_length_exceeded",
     "exceeds the context length",

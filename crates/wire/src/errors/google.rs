@@ -4,6 +4,7 @@ use super::rule::*;
 
 const ERRORS: &str = "https://ai.google.dev/gemini-api/docs/troubleshooting";
 const LIMITS: &str = "https://ai.google.dev/gemini-api/docs/rate-limits";
+const BILLING: &str = "https://ai.google.dev/gemini-api/docs/billing";
 const VERTEX: &str =
     "https://cloud.google.com/vertex-ai/generative-ai/docs/provisioned-throughput/error-code-429";
 const CLI: &str = "https://github.com/google-gemini/gemini-cli (packages/core, googleQuotaErrors)";
@@ -32,6 +33,13 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("google: prepaid credit is spent", ERRORS)
             .on(&[402])
             .says(QUOTA_ACCOUNT),
+        Rule::new(
+            "google: prepaid credit or the spend cap is spent, by its text",
+            BILLING,
+        )
+        .on(&[402, 429, NONE])
+        .text(&["credits are depleted", "spending cap", "spend cap"])
+        .says(QUOTA_ACCOUNT),
         Rule::new("google: a quota per day or longer is violated", LIMITS)
             .words(&["quota:day", "quota:month"])
             .says(QUOTA_MODEL),

@@ -3,6 +3,8 @@
 use super::rule::*;
 
 const HF: &str = "https://huggingface.co/docs/inference-providers/pricing";
+const GATED: &str = "https://huggingface.co/docs/hub/models-gated";
+const LIMITS: &str = "https://huggingface.co/docs/hub/rate-limits";
 const TGI: &str = "https://github.com/huggingface/text-generation-inference (router/src/infer)";
 
 pub(super) const FAMILY: Family = Family {
@@ -14,6 +16,14 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("hugging face: monthly credits are spent", HF)
             .on(&[402])
             .says(QUOTA_ACCOUNT),
+        Rule::new("hugging face: a gated model", GATED)
+            .on(&[401, 403])
+            .text(&["not in the authorized list", "gated repo"])
+            .says(AUTH_MODEL),
+        Rule::new("hugging face: the limit of an account or address", LIMITS)
+            .on(&[429])
+            .text(&["use a hf access token", "log in or use"])
+            .says(LIMIT_ACCOUNT),
         Rule::new("tgi: overloaded", TGI)
             .on(&[429, 424, 5, 422, NONE])
             .words(&["overloaded"])

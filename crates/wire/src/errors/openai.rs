@@ -2,6 +2,7 @@
 
 use super::rule::*;
 
+const DASHSCOPE: &str = "https://www.alibabacloud.com/help/en/model-studio/error-code";
 const CODES: &str = "https://platform.openai.com/docs/guides/error-codes/api-errors";
 const RESPONSES: &str =
     "https://platform.openai.com/docs/api-reference/responses/object (error.code)";
@@ -28,6 +29,8 @@ pub(super) const TYPED: &[Rule] = &[
             "insufficient_credits",
             "insufficient_funds",
             "insufficient_user_quota",
+            // IBM watsonx: https://cloud.ibm.com/apidocs/watsonx-ai.
+            "token_quota_reached",
             "quota_exhausted",
             "out_of_credits",
             "payment_required",
@@ -91,6 +94,9 @@ pub(super) const TYPED: &[Rule] = &[
             "prompt_too_long",
         ])
         .says(CONTEXT),
+    Rule::new("code of a free allowance that is spent", DASHSCOPE)
+        .words(&["allocationquota.freetieronly"])
+        .says(QUOTA_MODEL),
     Rule::new("code of a refused content", CODES)
         .words(&[
             "content_policy_violation",
@@ -108,6 +114,10 @@ pub(super) const TYPED: &[Rule] = &[
             "moderation",
             "prompt_blocked",
             "data_inspection_failed",
+            // Volcengine.
+            "sensitivecontentdetected",
+            "inputtextsensitivecontentdetected",
+            "outputtextsensitivecontentdetected",
         ])
         .says(FILTERED),
     Rule::new("code model_not_found", CODES)
@@ -272,6 +282,8 @@ pub(super) const TYPED: &[Rule] = &[
             "overloaded_error",
             "overloaded",
             "server_overloaded",
+            // Volcengine: https://www.volcengine.com/docs/82379/1299023.
+            "serveroverloaded",
             "service_overloaded",
             "over_capacity",
             "server_busy",

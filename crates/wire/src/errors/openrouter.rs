@@ -51,6 +51,14 @@ pub(super) const FAMILY: Family = Family {
                 "no_allowed_providers",
             ])
             .says(NOT_FOUND),
+        Rule::new("openrouter: no provider of the model is there", ERRORS)
+            .on(&[503])
+            .text(&[
+                "no allowed providers",
+                "no available model provider",
+                "no providers",
+            ])
+            .says(DOWN_MODEL),
         Rule::new("openrouter: model_not_found", ERRORS)
             .words(&["model_not_found"])
             .says(NOT_FOUND),

@@ -31,6 +31,8 @@ pub(super) const FAMILY: Family = Family {
                 "is not supported",
                 "does not support",
                 "not a multimodal model",
+                // Of images, videos and the like, where the model takes none.
+                "at most 0 ",
                 "chat template",
             ])
             .says(UNSUPPORTED),
