@@ -24,19 +24,6 @@ pub struct Allowance {
     pub reset: Option<Duration>,
 }
 
-/// Little is left of a target's limits, though it has refused nothing yet; a typed response
-/// extension.
-///
-/// Whoever chooses between targets may prefer another one until it is over.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct NearlyLimited {
-    /// The smallest share left of any limit, from 0 to 1.
-    pub share: f64,
-    /// How long until that limit is full again, counted from when the response arrived.
-    pub reset: Duration,
-}
-
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -107,16 +94,6 @@ impl Headroom {
     #[must_use]
     pub fn lowest_share(&self) -> Option<f64> {
         self.iter().filter_map(Allowance::share).reduce(f64::min)
-    }
-}
-
-// === impl NearlyLimited ===
-
-impl NearlyLimited {
-    /// A share that is left, and when it is full again.
-    #[must_use]
-    pub const fn new(share: f64, reset: Duration) -> Self {
-        Self { share, reset }
     }
 }
 

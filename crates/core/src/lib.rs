@@ -11,8 +11,8 @@
 //!   [`Requests`] let one layer serve HTTP ([`Http`]) and typed services ([`Typed`]) alike.
 //! * [`body`] has the bodies: [`Replayable`](body::Replayable) for requests,
 //!   [`Peeked`](body::Peeked) and [`Watched`](body::Watched) for responses.
-//! * [`Deadline`], [`TimeLimits`], [`Attempt`], [`Served`], [`Headroom`] and [`NearlyLimited`] travel as typed
-//!   extensions. [`Observer`] hears what the layers do.
+//! * [`Deadline`], [`TimeLimits`], [`Attempt`], [`Served`] and [`Headroom`] travel as typed extensions.
+//!   [`Observer`] hears what the layers do.
 //!
 //! Nothing here reads a clock, spawns a task or needs a runtime.
 //!
@@ -41,7 +41,7 @@ pub use classify::{
 };
 pub use deadline::{Deadline, TimeLimits};
 pub use error::{BoxError, Elapsed, Failure, outcome_of};
-pub use headroom::{Allowance, Dimension, Headroom, NearlyLimited, Window};
+pub use headroom::{Allowance, Dimension, Headroom, Window};
 pub use observer::{Event, Observer};
 pub use outcome::{HintSource, Kind, Outcome, Phase, RetryAfter, Scope};
 pub use protocol::{Http, NoBody, Requests, Responses, Typed};

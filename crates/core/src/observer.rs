@@ -75,7 +75,8 @@ pub enum Event<'a> {
         /// What had been limited.
         scope: Scope,
     },
-    /// A target was reported as nearly limited, before any refusal.
+    /// Little is left of a target's limits, though it has refused nothing yet: an answer said so for
+    /// the first time, or a request was sent on to another target.
     ShiftedEarly {
         /// The target.
         target: &'a str,

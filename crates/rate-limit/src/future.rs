@@ -130,12 +130,9 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
     /// Keeps what a response says is left, and tells outer layers.
     #[cold]
     fn report<P: Responses<Res>, Res>(&self, head: &mut P::Head, headroom: &Headroom) {
-        let nearly = self.shared.memory.level(self.key, headroom);
+        self.shared.memory.level(self.key, headroom);
         if let Some(extensions) = P::extensions_mut(head) {
             extensions.insert(*headroom);
-            if let Some(nearly) = nearly {
-                extensions.insert(nearly);
-            }
         }
     }
 

@@ -200,12 +200,11 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
         self
     }
 
-    /// Acts before a refusal: reports the target as nearly limited when a smaller share than this
-    /// is left of any limit that its answers state, or fewer tokens than a request is estimated to
+    /// Acts before a refusal: takes the target for nearly limited when a smaller share than this is
+    /// left of any limit that its answers state, or fewer tokens than a request is estimated to
     /// cost. Never by default; 0.05 is a good reserve, and 0 looks at the estimate alone.
     ///
-    /// The report is a [`NearlyLimited`](backstop_core::NearlyLimited) extension of each response
-    /// meanwhile. A request that is marked as an attempt with others to follow (an
+    /// Meanwhile a request that is marked as an attempt with others to follow (an
     /// [`Attempt`](backstop_core::Attempt) extension that is not the last) is answered here, as if
     /// throttled but with the scope of the request, so that it moves on and nothing is benched. Any
     /// other request is sent, or paced if [`pace_up_to`](Self::pace_up_to) is set, and never refused.

@@ -15,8 +15,8 @@
 //!   every step of the ramp ([`DEFAULT_RAMP`]). A refusal among them starts over.
 //!
 //! * **Acts early**, if asked to ([`RateLimitBuilder::shift_below`]): when answers state that little
-//!   is left, the target is reported as [`NearlyLimited`], requests that have another target are sent
-//!   on to it, and the only target is paced rather than refused.
+//!   is left, requests that have another target are sent on to it, and the only target is paced rather
+//!   than refused.
 //!
 //! The memory is read without a lock, and one load tells that nothing is limited. While that is so
 //! nothing is allocated and the clock is not read. [`RateLimitHandle`] reads it and resets it.
@@ -71,7 +71,6 @@
 //! [`Outcome`]: backstop_core::Outcome
 //! [`Headroom`]: backstop_core::Headroom
 //! [`Failure`]: backstop_core::Failure
-//! [`NearlyLimited`]: backstop_core::NearlyLimited
 
 mod body;
 mod config;

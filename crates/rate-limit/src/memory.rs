@@ -1,8 +1,6 @@
 use std::{sync::Arc, time::Duration};
 
-use backstop_core::{
-    Event, Failure, Headroom, HintSource, Kind, NearlyLimited, Observer, Outcome, Scope,
-};
+use backstop_core::{Event, Failure, Headroom, HintSource, Kind, Observer, Outcome, Scope};
 use tokio::time::Instant;
 
 use crate::{
@@ -248,19 +246,19 @@ impl<O: Observer> Memory<O> {
         scoped.level.nearly(reserve, terms.estimate, 0, now)
     }
 
-    /// Takes over what an answer says is left. Returns what to report of it.
-    pub(crate) fn level(&self, key: Option<Key>, headroom: &Headroom) -> Option<NearlyLimited> {
-        let reserve = self.config.shift_below?;
+    /// Takes over what an answer says is left.
+    pub(crate) fn level(&self, key: Option<Key>, headroom: &Headroom) {
+        let Some(reserve) = self.config.shift_below else {
+            return;
+        };
         let now = self.scopes.now();
         let scoped = match key {
             Some(key) => self.scopes.keyed.get_or_insert(key, now),
             None => Arc::clone(&self.scopes.whole),
         };
-        let (nearly, is_news) = scoped.level.update(headroom, reserve, now)?;
-        if is_news {
-            self.shifted(nearly.share);
+        if let Some(share) = scoped.level.update(headroom, reserve, now) {
+            self.shifted(share);
         }
-        Some(nearly)
     }
 
     fn shifted(&self, share: f64) {

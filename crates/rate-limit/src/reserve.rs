@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use backstop_core::{Allowance, Dimension, Headroom, NearlyLimited, Window};
+use backstop_core::{Allowance, Dimension, Headroom, Window};
 
 use crate::{
     state::{Micros, micros},
@@ -81,14 +81,9 @@ impl Default for BytesPerToken {
 // === impl Level ===
 
 impl Level {
-    /// Takes over what an answer says. Returns what to report if less than `reserve` is left, and
-    /// whether that is news.
-    pub(crate) fn update(
-        &self,
-        headroom: &Headroom,
-        reserve: f64,
-        now: Micros,
-    ) -> Option<(NearlyLimited, bool)> {
+    /// Takes over what an answer says. Returns the share that is left if it is below `reserve` and
+    /// that is news.
+    pub(crate) fn update(&self, headroom: &Headroom, reserve: f64, now: Micros) -> Option<f64> {
         let tokens = headroom
             .iter()
             .filter(|allowance| counts_prompts(allowance.dimension))
@@ -118,7 +113,7 @@ impl Level {
         let word = Tightest::new(share, now.saturating_add(micros(reset)));
         let before = Tightest(self.tightest.swap(word.0, Ordering::AcqRel));
         let is_news = before.share() >= reserve || before.until() <= now;
-        (share < reserve).then(|| (NearlyLimited::new(share, reset), is_news))
+        (share < reserve && is_news).then_some(share)
     }
 
     /// Whether too little is left for a request of so many tokens, with `ahead` others before it.

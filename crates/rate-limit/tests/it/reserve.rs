@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backstop_core::{
-    Allowance, Attempt, Dimension, Headroom, Kind, NearlyLimited, Scope, Window, outcome_of,
-};
+use backstop_core::{Allowance, Attempt, Dimension, Headroom, Kind, Scope, Window, outcome_of};
 use backstop_rate_limit::{BytesPerToken, RateLimitBuilder, RateLimitLayer};
 use futures_util::future::join_all;
 use http::{Request, Response};
@@ -63,7 +61,7 @@ fn builder(
 }
 
 #[tokio::test(start_paused = true)]
-async fn headroom_and_a_near_limit_ride_on_the_response() {
+async fn headroom_rides_on_the_response_and_a_near_limit_is_told() {
     for (remaining, nearly) in [(50, false), (5, false), (4, true), (0, true)] {
         let log = Log::default();
         let layer = builder(&log).build().expect("valid");
@@ -74,24 +72,18 @@ async fn headroom_and_a_near_limit_ride_on_the_response() {
             headroom.iter().next().expect("one").remaining,
             Some(remaining)
         );
-        let report = answer.extensions().get::<NearlyLimited>();
-        assert_eq!(report.is_some(), nearly, "{remaining}");
-        assert_eq!(log.count("shifted"), usize::from(nearly));
-        if let Some(report) = report {
-            assert_eq!(report.reset, 30 * SECOND);
-            #[expect(clippy::cast_precision_loss, reason = "small")]
-            let share = remaining as f64 / 100.0;
-            assert!((report.share - share).abs() < 1e-9);
-        }
+        assert_eq!(log.count("shifted"), usize::from(nearly), "{remaining}");
+        #[expect(clippy::cast_precision_loss, reason = "small")]
+        let told = format!("shifted {}", remaining as f64 / 100.0);
+        assert_eq!(log.events().contains(&told), nearly, "{remaining}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_reserve_nothing_is_reported() {
+async fn without_a_reserve_nothing_is_shifted() {
     let service = RateLimitLayer::new("a", TestClassify).layer(Model::script([requests_left(0)]));
     let answer = service.clone().oneshot(request()).await.expect("sent");
     assert!(answer.extensions().get::<Headroom>().is_some());
-    assert!(answer.extensions().get::<NearlyLimited>().is_none());
     assert!(service.oneshot(attempt(false)).await.is_ok());
 }
 
@@ -108,6 +100,10 @@ async fn who_has_somewhere_else_to_go_is_sent_there_and_nobody_is_refused() {
     assert_eq!(outcome.kind(), Kind::Throttled);
     assert_eq!(outcome.scope(), Scope::Request, "benches nothing");
     assert!(outcome.may_fail_over());
+    assert_eq!(
+        outcome.retry_after().expect("until it is full").delay,
+        30 * SECOND
+    );
     assert_eq!(model.asked(), 1);
     assert!(layer.handle().limits().is_empty());
 
