@@ -42,6 +42,75 @@ fn whole(api: Api) -> Reply {
     Reply::raw(200, body.to_string()).header("content-type", "application/json")
 }
 
+/// The same as a stream, with the call's arguments in two pieces.
+fn whole_stream(api: Api) -> Reply {
+    let events = match api {
+        Api::OpenAi => {
+            let chunk = |delta: Value, finish: Value| {
+                json!({
+                    "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_700_000_000,
+                    "model": "model-of-primary", "usage": null,
+                    "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+                })
+            };
+            let mut usage = chunk(json!({}), Value::Null);
+            usage["choices"] = json!([]);
+            usage["usage"] =
+                json!({"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18});
+            let call = |call: Value| json!({ "tool_calls": [call] });
+            let begins = json!({
+                "index": 0, "id": "call_1", "type": "function",
+                "function": {"name": "weather", "arguments": "{\"city\": "},
+            });
+            let goes_on = json!({"index": 0, "function": {"arguments": "\"Oslo\"}"}});
+            vec![
+                chunk(json!({"role": "assistant", "content": ""}), Value::Null),
+                chunk(json!({"content": "Let me look: "}), Value::Null),
+                chunk(json!({"content": "Grüße, \"quoted\"."}), Value::Null),
+                chunk(call(begins), Value::Null),
+                chunk(call(goes_on), Value::Null),
+                chunk(json!({}), json!("tool_calls")),
+                usage,
+            ]
+        }
+        Api::Anthropic => vec![
+            json!({"type": "message_start", "message": {
+                "id": "msg_1", "type": "message", "role": "assistant", "model": "model-of-primary",
+                "content": [], "stop_reason": null, "stop_sequence": null,
+                "usage": {"input_tokens": 11, "output_tokens": 1},
+            }}),
+            json!({"type": "content_block_start", "index": 0,
+                "content_block": {"type": "text", "text": ""}}),
+            json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": "Let me look: "}}),
+            json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": "Grüße, \"quoted\"."}}),
+            json!({"type": "content_block_stop", "index": 0}),
+            json!({"type": "content_block_start", "index": 1, "content_block":
+                {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}}),
+            json!({"type": "content_block_delta", "index": 1,
+                "delta": {"type": "input_json_delta", "partial_json": "{\"city\": "}}),
+            json!({"type": "content_block_delta", "index": 1,
+                "delta": {"type": "input_json_delta", "partial_json": "\"Oslo\"}"}}),
+            json!({"type": "content_block_stop", "index": 1}),
+            json!({"type": "message_delta", "delta":
+                {"stop_reason": "tool_use", "stop_sequence": null}, "usage": {"output_tokens": 7}}),
+            json!({"type": "message_stop"}),
+        ],
+    };
+    let mut body = String::new();
+    for event in events {
+        if let Some(name) = event["type"].as_str() {
+            body += &format!("event: {name}\n");
+        }
+        body += &format!("data: {event}\n\n");
+    }
+    if api == Api::OpenAi {
+        body += "data: [DONE]\n\n";
+    }
+    Reply::raw(200, body).header("content-type", "text/event-stream")
+}
+
 fn question(api: Api, gateway: &Gateway, key: &str, stream: bool) -> Value {
     json!({
         "api": api.as_str(), "base_url": format!("http://{}/v1", gateway.addr), "key": key,
@@ -78,14 +147,22 @@ tool_calls = true
 #[tokio::test]
 async fn a_kept_answer_is_whole_to_the_sdks_as_json_and_as_stream() {
     let mut sdk = Sdk::run("whole.py");
-    for api in APIS {
+    for (api, kept_as_stream) in APIS.into_iter().flat_map(|api| [(api, false), (api, true)]) {
         let primary = Model::start("primary").await.unwrap();
         let targets = [Target::new("primary", &primary)];
         let gateway = Gateway::start_with(api, &targets, IN_MEMORY, &[]).await;
 
-        primary.push(whole(api));
-        let first = sdk.tell(&question(api, &gateway, "tenant-a", false)).await;
+        primary.push(if kept_as_stream {
+            whole_stream(api)
+        } else {
+            whole(api)
+        });
+        let asked = question(api, &gateway, "tenant-a", kept_as_stream);
+        let first = sdk.tell(&asked).await;
         assert_eq!(first["headers"]["x-backstop-mode"], "primary", "{first}");
+        assert_eq!(first["text"], "Let me look: Grüße, \"quoted\".");
+        assert_eq!(first["calls"][0][1], "weather");
+        assert!(first["usage"].is_array(), "{first}");
         primary.always(Reply::status(503));
         for stream in [false, true] {
             let kept = stale(&mut sdk, &question(api, &gateway, "tenant-a", stream)).await;
@@ -100,7 +177,9 @@ async fn a_kept_answer_is_whole_to_the_sdks_as_json_and_as_stream() {
                 assert_eq!(kept[part], first[part], "{part}, streamed: {stream}");
             }
         }
-        let foreign = sdk.tell(&question(api, &gateway, "tenant-b", false)).await;
+        let foreign = sdk
+            .tell(&question(api, &gateway, "tenant-b", kept_as_stream))
+            .await;
         assert_eq!(foreign["status"], 503, "another tenant: {foreign}");
     }
 }
