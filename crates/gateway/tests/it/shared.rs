@@ -60,6 +60,12 @@ impl Redis {
         self.child.wait().unwrap();
     }
 
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &id]).status();
+        assert!(sent.unwrap().success());
+    }
+
     async fn restart(&mut self) {
         self.child = Self::spawn(self.port, self.folder.path()).await;
     }
@@ -114,6 +120,15 @@ impl Fleet {
         futures_util::future::join_all(callers).await;
     }
 
+    /// How often the replicas said that Redis cannot be reached, or is again.
+    async fn troubles(&mut self) -> usize {
+        let mut troubles = 0;
+        for replica in &mut self.replicas {
+            troubles += about_redis(replica).await.len();
+        }
+        troubles
+    }
+
     /// Waits until the primary's log is so, with callers at both replicas all the while.
     async fn under_load(&self, is_so: impl FnMut(&[Exchange]) -> bool) -> Vec<Exchange> {
         tokio::select! {
@@ -123,20 +138,36 @@ impl Fleet {
     }
 }
 
+/// What a replica has said about Redis.
+async fn about_redis(replica: &mut Gateway) -> Vec<String> {
+    let log = replica.logged("").await;
+    let lines = log.lines().map(str::to_ascii_lowercase);
+    lines.filter(|line| line.contains("redis")).collect()
+}
+
 const KEPT_IN_REDIS: &str = "[cache]\nstore = \"redis\"\nredis_url_env = \"REDIS\"\nsecret_env \
                              = \"SECRET\"\ntenant = \"everyone\"\non_limits = true\n";
 
 #[tokio::test]
 async fn what_one_replica_was_answered_the_other_gives_again() {
     let mut fleet = Fleet::start(KEPT_IN_REDIS, "cache = true").await;
-    let [one, other] = &fleet.replicas;
-    assert_eq!(one.ask(KIND).await.text(KIND), fleet.primary.text());
-    // It is kept after its end, off the caller's path.
-    sleep(Duration::from_millis(200)).await;
-    fleet.primary.always(Reply::status(503));
     fleet.backup.always(Reply::status(503));
-    let answer = other.ask(KIND).await;
-    assert_eq!(answer.header("x-backstop-mode"), "stale", "{answer:?}");
+    // A busy machine may be too slow for Redis to be waited for; then nothing is kept or found.
+    let given_again = async {
+        let [one, other] = &fleet.replicas;
+        loop {
+            fleet.primary.always(Reply::healthy());
+            assert_eq!(one.ask(KIND).await.text(KIND), fleet.primary.text());
+            // It is kept after its end, off the caller's path.
+            sleep(Duration::from_millis(200)).await;
+            fleet.primary.always(Reply::status(503));
+            let answer = other.ask(KIND).await;
+            if answer.header("x-backstop-mode") == "stale" {
+                return answer;
+            }
+        }
+    };
+    let answer = timeout(PATIENCE, given_again).await.expect("it is kept");
     assert_eq!(answer.text(KIND), fleet.primary.text());
 
     // Without Redis each is on its own, and nobody waits.
@@ -181,10 +212,10 @@ async fn what_limits_one_replica_limits_the_other_for_as_long() {
 #[tokio::test]
 async fn one_probe_at_a_time_is_sent_by_both_replicas_together() {
     const INTERVAL: Duration = Duration::from_secs(1);
-    const PROBES: usize = 5;
+    const PROBES: usize = 4;
     let health = "[health]\nconsecutive_faults = 3\nejection_base = \"1s\"\nprobe_interval = \
                   \"1s\"\nsuccesses_to_return = 1\nramp_start = 1.0\n";
-    let fleet = Fleet::start(health, "").await;
+    let mut fleet = Fleet::start(health, "").await;
     // Long enough for two to be seen at once, were there two.
     let failing = Reply::status(500).head_after(Duration::from_millis(300));
     fleet.primary.always(failing);
@@ -206,12 +237,21 @@ async fn one_probe_at_a_time_is_sent_by_both_replicas_together() {
     timeout(PATIENCE, fleet.primary.log().wait_for(all_over))
         .await
         .unwrap();
-    fleet.primary.log().clear();
-    let began = Instant::now();
-    let probes = fleet
-        .under_load(|log| log.iter().filter(|one| one.ended.is_some()).count() >= PROBES)
-        .await;
-    let took = began.elapsed();
+    let mut tries = 0;
+    let (probes, took) = loop {
+        let troubles = fleet.troubles().await;
+        fleet.primary.log().clear();
+        let began = Instant::now();
+        let probes = fleet
+            .under_load(|log| log.iter().filter(|one| one.ended.is_some()).count() >= PROBES)
+            .await;
+        // While Redis is too slow for a busy machine, each replica probes for itself.
+        if fleet.troubles().await == troubles {
+            break (probes, began.elapsed());
+        }
+        tries += 1;
+        assert!(tries < 10, "the machine is too busy for Redis");
+    };
     for pair in probes.windows(2) {
         let (_, ended) = pair[0].ended.expect("one at a time");
         let quiet = pair[1].received_at.saturating_duration_since(ended);
@@ -242,27 +282,30 @@ async fn one_probe_at_a_time_is_sent_by_both_replicas_together() {
 }
 
 #[tokio::test]
-async fn a_redis_that_goes_away_is_said_once_and_costs_no_call() {
+async fn a_redis_that_goes_away_or_hangs_is_said_once_and_costs_no_call() {
     let mut fleet = Fleet::start(KEPT_IN_REDIS, "cache = true").await;
-    let said = async |replica: &mut Gateway| -> Vec<String> {
-        let log = replica.logged("").await;
-        let lines = log.lines().map(str::to_ascii_lowercase);
-        lines.filter(|line| line.contains("redis")).collect()
-    };
     // With callers before, while and after it is away; the background task tries all the while.
     let load = async |fleet: &Fleet, time| timeout(time, fleet.load()).await.unwrap_err();
-    for round in 1..=2 {
+    for (round, hangs) in [(1, false), (2, true), (3, false)] {
         load(&fleet, Duration::from_millis(300)).await;
-        fleet.redis.kill();
+        if hangs {
+            fleet.redis.signal("-STOP");
+        } else {
+            fleet.redis.kill();
+        }
         load(&fleet, Duration::from_secs(2)).await;
-        fleet.redis.restart().await;
+        if hangs {
+            fleet.redis.signal("-CONT");
+        } else {
+            fleet.redis.restart().await;
+        }
         load(&fleet, Duration::from_millis(500)).await;
         for replica in &mut fleet.replicas {
             let both = async {
-                let mut lines = said(replica).await;
+                let mut lines = about_redis(replica).await;
                 while lines.len() < 2 * round || !lines.len().is_multiple_of(2) {
                     sleep(Duration::from_millis(20)).await;
-                    lines = said(replica).await;
+                    lines = about_redis(replica).await;
                 }
             };
             timeout(PATIENCE, both).await.expect("it is reached again");
@@ -270,7 +313,7 @@ async fn a_redis_that_goes_away_is_said_once_and_costs_no_call() {
     }
     for replica in &mut fleet.replicas {
         // A busy machine may make a Redis slow that is well: two lines more, and in turn.
-        let said = said(replica).await;
+        let said = about_redis(replica).await;
         for (place, line) in said.iter().enumerate() {
             let part = ["cannot be reached", "is reached again"][place % 2];
             assert!(line.contains(part), "{said:#?}");
