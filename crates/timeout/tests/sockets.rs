@@ -6,8 +6,8 @@ mod support;
 
 use std::{net::SocketAddr, time::Duration};
 
-use backstop_core::{BoxError, Kind, outcome_of};
-use backstop_timeout::{ConnectTimeoutLayer, Elapsed, Limits, Phase, TimeoutLayer};
+use backstop_core::{BoxError, Deadline, Kind, outcome_of};
+use backstop_timeout::{ConnectTimeoutLayer, Elapsed, Floor, Limits, Phase, TimeoutLayer};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
@@ -20,7 +20,7 @@ use support::Marks;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tower::{Layer, Service, ServiceExt, limit::ConcurrencyLimit};
 
@@ -129,6 +129,53 @@ async fn total() {
     let (data, elapsed) = ending(limits, &[HEAD, "1\r\nt\r\n"]).await;
     assert_eq!(data, "t");
     assert!(elapsed.unwrap().is_total());
+}
+
+/// Pings come all the time, and nothing else does.
+#[tokio::test]
+async fn keep_alives_alone() {
+    const PING: &str = "1\r\n:\r\n";
+    const ANSWER: [&str; 62] = {
+        let mut answer = [PING; 62];
+        answer[0] = HEAD;
+        answer[1] = "1\r\nt\r\n";
+        answer
+    };
+    let limits = Limits::unlimited().idle(4 * LIMIT).keep_alive(5 * LIMIT);
+    let (data, elapsed) = ending(limits, &ANSWER).await;
+    assert!(data.starts_with("t::"), "{data}");
+    let elapsed = elapsed.unwrap();
+    assert_eq!((elapsed.phase(), elapsed.limit()), (Phase::Idle, 5 * LIMIT));
+}
+
+/// A byte now and then, where a thousand a second are asked for.
+#[tokio::test]
+async fn a_trickle() {
+    const ANSWER: [&str; 62] = {
+        let mut answer = ["1\r\nt\r\n"; 62];
+        answer[0] = HEAD;
+        answer
+    };
+    let limits = Limits::unlimited()
+        .idle(LONG)
+        .floor(Floor::new(1000, LIMIT));
+    let (_, elapsed) = ending(limits, &ANSWER).await;
+    let elapsed = elapsed.unwrap();
+    assert_eq!((elapsed.phase(), elapsed.limit()), (Phase::Idle, LIMIT));
+}
+
+#[tokio::test]
+async fn a_deadline() {
+    let (address, serve) = server(&[]).await;
+    let service = TimeoutLayer::new(Limits::default()).unwrap().layer(model());
+    let mut request = request(address);
+    let deadline = Deadline::after(Instant::now().into_std(), LIMIT);
+    request.extensions_mut().insert(deadline);
+    let error = tokio::select! {
+        answer = timeout(LONG, service.oneshot(request)) => answer.unwrap().unwrap_err(),
+        () = serve => unreachable!("it serves for ever"),
+    };
+    assert!(Elapsed::find(&*error).unwrap().is_total());
 }
 
 #[tokio::test]
