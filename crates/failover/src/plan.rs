@@ -249,6 +249,12 @@ impl Order {
         self.len == 0
     }
 
+    /// The targets from a place in the order on.
+    pub(crate) fn iter_from(&self, place: usize) -> impl Iterator<Item = usize> + '_ {
+        let rest = self.as_slice().get(place..).unwrap_or_default();
+        rest.iter().map(|target| usize::from(*target))
+    }
+
     fn as_slice(&self) -> &[u8] {
         &self.places[..usize::from(self.len)]
     }

@@ -166,8 +166,7 @@ where
         if self.spare.is_none() {
             return (count, least_time);
         }
-        let mut order = self.order;
-        while let Some((target, _)) = order.next() {
+        for target in self.order.rest() {
             let state = &self.inner.state.shared.targets[target];
             let is_due = || {
                 state

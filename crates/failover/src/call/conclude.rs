@@ -175,6 +175,7 @@ where
             .filter(|wait| !wait.is_zero())
     }
 
+    #[inline(always)]
     fn respond(
         &mut self,
         target: usize,

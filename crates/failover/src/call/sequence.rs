@@ -14,6 +14,7 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The plan's order; each target but the first is put first for `share` of the calls.
+    #[inline]
     pub(super) fn new(mut order: plan::Order, share: Option<f64>) -> Self {
         let mut is_exercise = false;
         if let Some(share) = share {
@@ -38,9 +39,14 @@ impl Sequence {
 
     /// The next target, and whether it is asked only to see that it works.
     pub(super) fn next(&mut self) -> Option<(usize, bool)> {
-        let target = self.order.iter().nth(self.past)?;
+        let target = self.rest().next()?;
         self.past += 1;
         Some((target, self.is_exercise && self.past == 1))
+    }
+
+    /// The targets that have not had their turn.
+    pub(super) fn rest(&self) -> impl Iterator<Item = usize> + '_ {
+        self.order.iter_from(self.past)
     }
 
     pub(super) const fn is_over(&self) -> bool {
