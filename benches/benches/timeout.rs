@@ -21,7 +21,10 @@ use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn, timeout::Timeout};
 use tower_http::timeout::{ResponseBodyTimeout, TimeoutBody};
 
-const LIMIT: Duration = Duration::from_secs(60);
+/// Our default for the head, given to tower's as well.
+const HEAD: Duration = Duration::from_secs(600);
+/// Our default between two chunks, given to tower-http's as well.
+const IDLE: Duration = Duration::from_secs(60);
 const CHUNK: Bytes =
     Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"token\"}}]}\n\n");
 
@@ -129,7 +132,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "typed, tower",
-                run: |n| typed(n, Timeout::new(Model { waits: 0 }, LIMIT)),
+                run: |n| typed(n, Timeout::new(Model { waits: 0 }, HEAD)),
             },
             Case {
                 name: "typed, backstop",
@@ -141,7 +144,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "typed after a wait, tower",
-                run: |n| typed(n, Timeout::new(Model { waits: 1 }, LIMIT)),
+                run: |n| typed(n, Timeout::new(Model { waits: 1 }, HEAD)),
             },
             Case {
                 name: "typed after a wait, backstop",
@@ -153,7 +156,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "http at once, tower",
-                run: |n| unary(n, Timeout::new(Model { waits: 0 }, LIMIT)),
+                run: |n| unary(n, Timeout::new(Model { waits: 0 }, HEAD)),
             },
             Case {
                 name: "http at once, tower + tower-http",
@@ -169,7 +172,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "http after a wait, tower",
-                run: |n| unary(n, Timeout::new(Model { waits: 1 }, LIMIT)),
+                run: |n| unary(n, Timeout::new(Model { waits: 1 }, HEAD)),
             },
             Case {
                 name: "http after a wait, tower + tower-http",
@@ -185,7 +188,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "chunk at once, tower-http",
-                run: |n| stream(n, 0, |body| TimeoutBody::new(LIMIT, body)),
+                run: |n| stream(n, 0, |body| TimeoutBody::new(IDLE, body)),
             },
             Case {
                 name: "chunk at once, backstop",
@@ -197,7 +200,7 @@ fn main() -> ExitCode {
             },
             Case {
                 name: "chunk after a wait, tower-http",
-                run: |n| stream(n, 1, |body| TimeoutBody::new(LIMIT, body)),
+                run: |n| stream(n, 1, |body| TimeoutBody::new(IDLE, body)),
             },
             Case {
                 name: "chunk after a wait, backstop",
@@ -217,7 +220,7 @@ fn ours() -> TimeoutLayer {
 
 /// What it takes of other crates to limit both the head and the body.
 fn both(model: Model) -> Timeout<ResponseBodyTimeout<Model>> {
-    Timeout::new(ResponseBodyTimeout::new(model, LIMIT), LIMIT)
+    Timeout::new(ResponseBodyTimeout::new(model, IDLE), HEAD)
 }
 
 /// The body as it leaves the layer.
