@@ -46,6 +46,22 @@ pub fn outcome_of(error: &(dyn Error + 'static)) -> Outcome {
     })
 }
 
+/// The first error of type `E` in a chain.
+fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut link = Some(error);
+    while let Some(error) = link {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        link = match error.downcast_ref().and_then(io::Error::get_ref) {
+            // An io::Error hides what it wraps from its source() chain.
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 fn known_in(mut link: Option<&(dyn Error + 'static)>) -> Option<Outcome> {
     while let Some(error) = link {
         if let Some(outcome) = known(error) {
@@ -165,14 +181,7 @@ impl Failure {
     /// Finds one in the `source()` chain of an error.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut link = Some(error);
-        while let Some(error) = link {
-            if let Some(failure) = error.downcast_ref() {
-                return Some(failure);
-            }
-            link = error.source();
-        }
-        None
+        find(error)
     }
 
     /// What happened.
@@ -212,23 +221,7 @@ impl Elapsed {
     /// Finds one in the `source()` chain of an error.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
-        let mut link = Some(error);
-        while let Some(error) = link {
-            if let Some(elapsed) = error.downcast_ref() {
-                return Some(elapsed);
-            }
-            if let Some(inner) = error
-                .downcast_ref::<io::Error>()
-                .and_then(io::Error::get_ref)
-            {
-                let inner: &(dyn Error + 'static) = inner;
-                if let Some(elapsed) = inner.downcast_ref() {
-                    return Some(elapsed);
-                }
-            }
-            link = error.source();
-        }
-        None
+        find(error)
     }
 
     /// Where the time went.

@@ -77,6 +77,9 @@ proptest! {
     ) {
         let error = wraps.into_iter().fold(root.error(), wrap);
         prop_assert_eq!(outcome_of(&*error).kind(), root.kind());
+        let is = |other: Root| root.kind() == other.kind();
+        prop_assert_eq!(Failure::find(&*error).is_some(), is(Root::Failure));
+        prop_assert_eq!(Elapsed::find(&*error).is_some(), is(Root::Elapsed));
     }
 
     #[test]
