@@ -7,7 +7,7 @@
 //! * [`Classify`] and [`ClassifyStream`] turn a response or an error into an [`Outcome`], in three
 //!   stages: at the head, on data, at the end. The [`Outcome`] then travels with the response (an
 //!   extension) or in the error chain ([`Failure`], [`Elapsed`]); see [`outcome_of`].
-//! * [`Replay`] freezes a request once and thaws it for every attempt. [`Responses`] and
+//! * [`Replay`] reads a request once and issues it for every attempt. [`Responses`] and
 //!   [`Requests`] let one layer serve HTTP ([`Http`]) and typed services ([`Typed`]) alike.
 //! * [`body`] has the bodies: [`Replayable`](body::Replayable) for requests,
 //!   [`Peeked`](body::Peeked) and [`Watched`](body::Watched) for responses.

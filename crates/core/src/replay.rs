@@ -15,6 +15,12 @@ use crate::{BoxError, Deadline, Http, TimeLimits, Typed, body::Replayable};
 
 /// Reads a request once, so that it can be issued again for every attempt.
 ///
+/// There are two pairs, for two uses. Who has to look at the request before it is known whether it is
+/// sent at all [freezes](Self::freeze) and [thaws](Self::thaw) it: what is frozen can be read, cloned
+/// and shared. Who sends it in any case [prepares](Self::prepare) it, and issues it
+/// [again](Self::again) only if need be: the first request is then no copy, and what is kept for
+/// others is opaque and smaller.
+///
 /// Implemented by [`Http`] for every `http::Request` and by [`Typed`] for every `Clone` type.
 pub trait Replay<Req> {
     /// The request as the targets get it.
@@ -47,14 +53,11 @@ pub trait Replay<Req> {
     /// Makes the request for a further attempt.
     fn again(spare: &Self::Spare) -> Self::Request;
 
-    /// The size of the request in bytes, when it is known.
+    /// The size of the prepared request in bytes, when it is known.
     fn spare_size(spare: &Self::Spare) -> Option<u64>;
 
     /// The typed extensions of a request, if such requests have any.
     fn extensions_mut(request: &mut Self::Request) -> Option<&mut Extensions>;
-
-    /// The size of the frozen request in bytes, when it is known.
-    fn size(frozen: &Self::Frozen) -> Option<u64>;
 }
 
 /// What freezing a request gave.
@@ -190,10 +193,6 @@ where
     fn extensions_mut(request: &mut Self::Request) -> Option<&mut Extensions> {
         Some(request.extensions_mut())
     }
-
-    fn size(frozen: &FrozenRequest) -> Option<u64> {
-        Some(frozen.data.len() as u64)
-    }
 }
 
 impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
@@ -224,10 +223,6 @@ impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
     }
 
     fn extensions_mut(_: &mut Req) -> Option<&mut Extensions> {
-        None
-    }
-
-    fn size(_: &Arc<Req>) -> Option<u64> {
         None
     }
 }

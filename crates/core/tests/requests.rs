@@ -81,13 +81,54 @@ fn finish<T>(mut future: impl Future<Output = T> + Unpin) -> T {
     panic!("it does not end");
 }
 
-type Froze = Frozen<<Http as Replay<Request<Upload>>>::Frozen, Request<Replayable<Upload>>>;
+type Issued = Request<Replayable<Upload>>;
 
-fn freeze(request: Request<Upload>, limit: usize) -> Result<Froze, BoxError> {
+/// What reading a request gives.
+type Reading<F> = Result<Frozen<F, Issued>, BoxError>;
+
+fn freeze(
+    request: Request<Upload>,
+    limit: usize,
+) -> Reading<<Http as Replay<Request<Upload>>>::Frozen> {
     let carry = CarryExtensions::default();
     finish(<Http as Replay<Request<Upload>>>::freeze(
         request, limit, &carry,
     ))
+}
+
+fn prepare(
+    request: Request<Upload>,
+    limit: usize,
+) -> Reading<(Issued, <Http as Replay<Request<Upload>>>::Spare)> {
+    let carry = CarryExtensions::default();
+    finish(<Http as Replay<Request<Upload>>>::prepare(
+        request, limit, &carry,
+    ))
+}
+
+/// Issues a request so many times, by the one pair or the other.
+fn issue(
+    request: Request<Upload>,
+    limit: usize,
+    times: usize,
+    prepared: bool,
+) -> Reading<Vec<Issued>> {
+    let issued = if prepared {
+        match prepare(request, limit)? {
+            Frozen::Once(request) => return Ok(Frozen::Once(request)),
+            Frozen::Replayable((first, spare)) => std::iter::once(first)
+                .chain((1..times).map(|_| <Http as Replay<Request<Upload>>>::again(&spare)))
+                .collect(),
+        }
+    } else {
+        match freeze(request, limit)? {
+            Frozen::Once(request) => return Ok(Frozen::Once(request)),
+            Frozen::Replayable(frozen) => (0..times)
+                .map(|_| <Http as Replay<Request<Upload>>>::thaw(&frozen))
+                .collect(),
+        }
+    };
+    Ok(Frozen::Replayable(issued))
 }
 
 fn collect<B: Body<Data = Bytes> + Unpin>(body: B) -> Result<Collected<Bytes>, B::Error> {
@@ -104,6 +145,7 @@ proptest! {
         fails in any::<bool>(),
         limit in 0_usize..120,
         attempts in 1_usize..4,
+        prepared in any::<bool>(),
     ) {
         let whole = chunks.concat();
         let mut request = Request::post("/v1/messages")
@@ -111,13 +153,12 @@ proptest! {
             .body(Upload::new(&chunks, trailers, fails))
             .unwrap();
         request.extensions_mut().insert("not carried");
-        match freeze(request, limit) {
+        match issue(request, limit, attempts, prepared) {
             Err(_) => prop_assert!(fails && !trailers && whole.len() <= limit),
-            Ok(Frozen::Replayable(frozen)) => {
+            Ok(Frozen::Replayable(issued)) => {
                 prop_assert!(whole.len() <= limit);
-                for _ in 0..attempts {
-                    let request: Request<Replayable<Upload>> =
-                        <Http as Replay<Request<Upload>>>::thaw(&frozen);
+                prop_assert_eq!(issued.len(), attempts);
+                for request in issued {
                     prop_assert_eq!(&request.headers()["x-one"], "1");
                     prop_assert!(request.extensions().get::<&str>().is_none());
                     let hint = request.body().size_hint();
@@ -187,14 +228,21 @@ fn only_what_is_named_is_carried() {
 #[test]
 fn debug_output_holds_no_prompt_and_no_key() {
     let secret = "sk-very-secret";
-    let request = Request::post("/")
-        .header("authorization", secret)
-        .body(Upload::new(&[secret.into()], false, false))
-        .unwrap();
-    let Ok(Frozen::Replayable(frozen)) = freeze(request, 100) else {
+    let request = || {
+        Request::post(format!("/?key={secret}"))
+            .header("authorization", secret)
+            .body(Upload::new(&[secret.into()], false, false))
+            .unwrap()
+    };
+    let Ok(Frozen::Replayable(frozen)) = freeze(request(), 100) else {
         panic!("it fits");
     };
     let thawed = <Http as Replay<Request<Upload>>>::thaw(&frozen);
     let peeked = format!("{:?} {:?}", frozen, thawed.body());
+    assert!(!peeked.contains(secret), "{peeked}");
+    let Ok(Frozen::Replayable((first, spare))) = prepare(request(), 100) else {
+        panic!("it fits");
+    };
+    let peeked = format!("{:?} {:?}", first.body(), spare);
     assert!(!peeked.contains(secret), "{peeked}");
 }
