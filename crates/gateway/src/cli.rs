@@ -80,13 +80,19 @@ fn read(file: &ConfigFile) -> Result<Config, BoxError> {
 fn check(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
     say(&format_args!(
-        "{} is valid: {} models, {} targets, to listen on {}",
+        "{} is valid: {}, {}, to listen on {}",
         file.config.display(),
-        config.models.len(),
-        config.targets.len(),
+        counted(config.models.len(), "model"),
+        counted(config.targets.len(), "target"),
         config.listen,
     ));
     Ok(())
+}
+
+/// `1 model`, `2 models`.
+fn counted(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 fn serve(file: &ConfigFile) -> Result<(), BoxError> {

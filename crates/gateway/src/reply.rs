@@ -46,6 +46,9 @@ impl Refusal {
     /// The response in `dialect`.
     pub(crate) fn response(&self, dialect: Dialect) -> Response {
         let (status, code, param) = match self {
+            Self::Body(BadBody::NotAnObject | BadBody::Unfinished) => {
+                (StatusCode::BAD_REQUEST, None, None)
+            }
             Self::Body(_) | Self::LateModel { .. } => {
                 (StatusCode::BAD_REQUEST, None, Some("model"))
             }
@@ -88,6 +91,14 @@ impl Refusal {
         response
     }
 
+    /// What the log says of it: nothing that the caller wrote.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::UnknownModel(_) => "the model does not exist".to_owned(),
+            _ => self.message(),
+        }
+    }
+
     fn message(&self) -> String {
         match self {
             Self::Body(why) => why.to_string(),
@@ -97,11 +108,13 @@ impl Refusal {
                  {limit}"
             ),
             Self::TooLarge { limit } => {
-                format!("the request body is larger than the {limit} bytes that are allowed")
+                format!("the request body is larger than the {limit} bytes that `max_body` allows")
             }
             Self::Encoded => "compressed request bodies are not supported".to_owned(),
             Self::TooSlow => "the request body did not arrive in time".to_owned(),
-            Self::UnknownModel(model) => format!("the model `{model}` does not exist"),
+            Self::UnknownModel(model) => {
+                format!("the model `{model}` does not exist, /v1/models lists those that do")
+            }
             Self::OtherDialect { model, dialect } => {
                 let path = match dialect {
                     Dialect::Anthropic => "/v1/messages",
@@ -109,8 +122,13 @@ impl Refusal {
                 };
                 format!("the model `{model}` is served at {path}")
             }
-            Self::NoRoute(StatusCode::METHOD_NOT_ALLOWED) => "not with this method".to_owned(),
-            Self::NoRoute(_) => "there is nothing at this path".to_owned(),
+            Self::NoRoute(StatusCode::METHOD_NOT_ALLOWED) => {
+                "this path does not take this method, the header `allow` says which it takes"
+                    .to_owned()
+            }
+            Self::NoRoute(_) => "there is nothing at this path, ask at /v1/chat/completions or \
+                                 /v1/messages"
+                .to_owned(),
         }
     }
 }

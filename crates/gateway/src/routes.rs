@@ -9,7 +9,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use backstop_core::{BoxError, Served, TimeLimits, body::Replayable};
+use backstop_core::{BoxError, Mode, Served, TimeLimits, body::Replayable};
 use backstop_failover::{FailoverHandle, Force, Trace, plan::Affinity};
 use backstop_rate_limit::RateLimitHandle;
 use backstop_redis::SharedHealthTask;
@@ -84,9 +84,17 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/messages", post(messages))
         .route("/v1/models", get(list))
         .route("/healthz", get(async || "ok\n"))
-        .fallback(async || Refusal::NoRoute(StatusCode::NOT_FOUND).response(Dialect::OpenAiChat))
+        .fallback(async || {
+            refuse(
+                &Refusal::NoRoute(StatusCode::NOT_FOUND),
+                Dialect::OpenAiChat,
+            )
+        })
         .method_not_allowed_fallback(async || {
-            Refusal::NoRoute(StatusCode::METHOD_NOT_ALLOWED).response(Dialect::OpenAiChat)
+            refuse(
+                &Refusal::NoRoute(StatusCode::METHOD_NOT_ALLOWED),
+                Dialect::OpenAiChat,
+            )
         })
         .with_state(gateway)
 }
@@ -97,6 +105,14 @@ async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 
 async fn messages(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     gateway.answer(Dialect::Anthropic, request).await
+}
+
+/// Answers a request that no target is asked for, and says so in the log.
+fn refuse(refusal: &Refusal, dialect: Dialect) -> Response {
+    let response = refusal.response(dialect);
+    let status = response.status().as_u16();
+    tracing::info!(status, why = refusal.reason(), "refused");
+    response
 }
 
 async fn list(State(gateway): State<Arc<Gateway>>) -> Response {
@@ -178,9 +194,7 @@ impl Gateway {
                 if may_linger {
                     discard(rest).await;
                 }
-                let response = refusal.response(dialect);
-                tracing::info!(status = response.status().as_u16(), "refused");
-                return response;
+                return refuse(&refusal, dialect);
             }
         };
         let mut head = head;
@@ -196,6 +210,12 @@ impl Gateway {
         let served: Option<Served> = head.extensions.remove();
         let trace: Option<Trace> = head.extensions.remove();
         dress(&mut head.headers, served.as_ref(), trace.as_ref());
+        // On good days it would only repeat the rest of the line.
+        let is_plain = head.status.is_success()
+            && served
+                .as_ref()
+                .is_some_and(|served| served.mode == Mode::Primary && served.attempts == 1);
+        let told = head.headers.get(Trace::HEADER).filter(|_| !is_plain);
         tracing::info!(
             model = &**name,
             status = head.status.as_u16(),
@@ -208,6 +228,7 @@ impl Gateway {
                     .as_millis()
             )
             .unwrap_or(u64::MAX),
+            trace = told.and_then(|trace| trace.to_str().ok()),
             "answered",
         );
         Response::from_parts(head, body)

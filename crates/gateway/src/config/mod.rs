@@ -87,7 +87,7 @@ impl Config {
     fn read(mut root: Table<'_>) -> Option<Self> {
         let listen = root.optional("listen").map_or(Some(Self::LISTEN), |value| {
             value.parse(
-                "an address and a port, such as \"127.0.0.1:8080\"",
+                "an IP address and a port, such as \"127.0.0.1:8080\"",
                 |text| text.parse().ok(),
             )
         });

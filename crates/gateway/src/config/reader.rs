@@ -422,12 +422,14 @@ fn size(text: &str) -> Option<usize> {
 
 /// The name that was probably meant.
 pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    // A third of the letters wrong is a slip; more is another word.
+    // A third of the letters wrong is a slip; more is another word, unless only its end is missing.
     let allowed = (name.chars().count() / 3).max(1);
     known
         .into_iter()
         .map(|known| (distance(name, known), known))
-        .filter(|(distance, _)| *distance <= allowed)
+        .filter(|(distance, known)| {
+            *distance <= allowed || (name.len() > 3 && known.starts_with(name))
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }

@@ -163,6 +163,17 @@ fn target(name: &str, value: &Value<'_>) -> Option<Target> {
 fn base_url(value: &Value<'_>) -> Option<Uri> {
     let expected = "an http or https URL with a host, such as \"https://api.openai.com/v1\"";
     let url: Uri = value.parse(expected, |text| text.parse().ok())?;
+    let path = url.path().trim_end_matches('/');
+    if ["/chat/completions", "/messages"]
+        .iter()
+        .any(|operation| path.ends_with(operation))
+    {
+        value.expected(
+            "a URL up to and with the version, such as \"https://api.openai.com/v1\": what is asked \
+             there is added",
+        );
+        return None;
+    }
     // The dialect does not matter for what may be wrong.
     match HttpTarget::new("", Dialect::OpenAiChat, url.clone()) {
         Ok(_) => Some(url),

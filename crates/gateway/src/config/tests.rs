@@ -525,7 +525,7 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "listen = \"127.0.0.1:9999\"",
             "listen = \"localhost\"",
-            "line 1: listen: expected an address and a port, such as \"127.0.0.1:8080\"",
+            "line 1: listen: expected an IP address and a port, such as \"127.0.0.1:8080\"",
         ),
         (
             "max_body = \"1MiB\"",
@@ -581,6 +581,12 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         ),
         (
             "http://127.0.0.1:9001/v1",
+            "http://127.0.0.1:9001/v1/chat/completions",
+            "line 8: target.primary.base_url: expected a URL up to and with the version, such as \
+             \"https://api.openai.com/v1\": what is asked there is added",
+        ),
+        (
+            "http://127.0.0.1:9001/v1",
             "http://user:sk-canary@127.0.0.1/v1",
             "line 8: target.primary.base_url: expected a URL without a user name or password: \
              keys belong in `api_key_env`",
@@ -600,10 +606,7 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "api_key_env = \"OPENAI_API_KEY\" ",
             "api_key = \"sk-canary\" ",
-            "line 11: target.primary.api_key: unknown key, expected one of `dialect`, `base_url`, \
-             `provider`, `model`, `api_key_env`, `api_key_header`, `timeout`, `context_window`, \
-             `max_request`, `tools`, `vision`, `json_schema`, `takes_refused_content`, `only_on`, \
-             `max_concurrent`, `max_rate`, `least_time`, `cold`, `forward_headers`",
+            "line 11: target.primary.api_key: unknown key, did you mean `api_key_env`?",
         ),
         (
             "first_token = \"11s\"",

@@ -77,7 +77,7 @@ async fn what_names_no_model_is_refused_in_the_callers_dialect() {
             (
                 "{\"model\":\"no \\\"such\\\"\"}",
                 404,
-                "the model `no \"such\"` does not exist",
+                "the model `no \"such\"` does not exist, /v1/models lists those that do",
             ),
         ] {
             let answer = gateway.send(kind, body).await;

@@ -62,7 +62,7 @@ fn a_right_configuration_is_said_to_be() {
     let (output, told) = with_config("check", CONFIG);
     assert_eq!(output.status.code(), Some(0), "{told}");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.ends_with("is valid: 1 models, 1 targets, to listen on 127.0.0.1:8080\n"));
+    assert!(said.ends_with("is valid: 1 model, 1 target, to listen on 127.0.0.1:8080\n"));
 }
 
 #[test]

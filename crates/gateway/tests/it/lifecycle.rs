@@ -52,7 +52,7 @@ async fn says_that_it_is_up_and_which_models_it_has() {
     let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(
         error["error"]["message"],
-        json!("there is nothing at this path")
+        json!("there is nothing at this path, ask at /v1/chat/completions or /v1/messages")
     );
     let (status, _) = get("/v1/chat/completions").await;
     assert_eq!(status, 405);

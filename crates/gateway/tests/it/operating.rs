@@ -76,3 +76,21 @@ async fn the_state_of_the_targets_is_shown_where_the_operator_lets_it() {
     assert!((0.0..=30.0).contains(&left), "{model}");
     assert!(since(&model, 1).is_some(), "{model}");
 }
+
+#[tokio::test]
+async fn the_log_says_why_the_primary_did_not_answer_and_why_a_request_was_refused() {
+    let kind = KINDS[1];
+    let (primary, _backup, mut gateway) = trio(kind).await;
+    gateway.ask(kind).await;
+    let log = gateway.logged("answered").await;
+    assert!(!log.contains("trace="), "{log}");
+    primary.push(Reply::status(401));
+    gateway.ask(kind).await;
+    gateway.logged("trace=\"primary;failed=auth").await;
+    gateway.send(kind, r#"{"model":"none"}"#).await;
+    gateway.logged("why=\"the model does not exist\"").await;
+    let request = http::Request::get(gateway.url("/v1/nothing"));
+    let request = request.body(full("")).unwrap();
+    http1().request(request).await.unwrap();
+    gateway.logged("why=\"there is nothing at this path").await;
+}
