@@ -47,23 +47,17 @@ async fn wait(
     loop {
         let until = blocked.patience(&terms)?;
         let scoped = Arc::clone(&blocked.by);
-        let _in_line = scoped.line_up();
+        let in_line = scoped.line_up();
         let turnstile = timeout_at(scopes.instant(until), scoped.turnstile.acquire());
         // The semaphore is never closed: an error is that of time.
         let Ok(Ok(_turnstile)) = turnstile.await else {
+            // The time for this line is over, and with that its place in it.
+            drop(in_line);
             match scopes.admit(&terms, rules, true) {
                 Ok(pass) => return Ok(pass),
-                Err(Blocked {
-                    at,
-                    why: Why::Limited(limit),
-                    ..
-                }) => return Err(TooLate { at, limit }),
-                // Its time for being paced is over, and with that its place in the line.
-                Err(other) => {
-                    blocked = other;
-                    continue;
-                }
+                Err(now) => blocked = now,
             }
+            continue;
         };
         loop {
             // Made before looking, so that no change is missed.

@@ -6,10 +6,10 @@ use backstop_core::{Allowance, Attempt, Dimension, Headroom, Kind, Scope, Window
 use backstop_rate_limit::{BytesPerToken, RateLimitBuilder, RateLimitLayer};
 use futures_util::future::join_all;
 use http::{Request, Response};
-use tokio::time::{Instant, advance};
-use tower::{Layer, ServiceExt};
+use tokio::time::{Instant, advance, sleep};
+use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{Body, Log, Model, TestClassify, request, success, whole};
+use crate::support::{Body, Log, Model, TestClassify, refusal, request, success, whole};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -158,6 +158,40 @@ async fn pacing_ends_at_its_limit_and_then_the_request_is_sent() {
         .map(|at| (*at - start).as_secs())
         .collect();
     assert_eq!(at, [0, 0, 5]);
+}
+
+/// Who was paced when the limit came has as much patience with it as everybody else.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_comes_while_a_request_is_paced_is_waited_out() {
+    let model = Model::script([requests_left(1), refusal(Some(4), "slow")]);
+    let slow = service_fn(move |request| {
+        let model = model.clone();
+        async move {
+            let answer = model.oneshot(request).await;
+            if answer.as_ref().is_ok_and(|answer| answer.status() == 429) {
+                sleep(4 * SECOND).await;
+            }
+            answer
+        }
+    });
+    let service = builder(&Log::default())
+        .jitter(0.0)
+        .pace_up_to(5 * SECOND)
+        .wait_up_to(20 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(slow);
+    service.clone().oneshot(request()).await.expect("sent");
+    let start = Instant::now();
+    let answers = join_all((0..3).map(|_| {
+        let call = service.clone().oneshot(request());
+        async move {
+            let status = call.await.map(|answer| answer.status().as_u16());
+            (status.ok(), (Instant::now() - start).as_secs())
+        }
+    }))
+    .await;
+    assert_eq!(answers, [(Some(429), 4), (Some(200), 8), (Some(200), 9)]);
 }
 
 #[tokio::test(start_paused = true)]
