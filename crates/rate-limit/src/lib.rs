@@ -13,7 +13,6 @@
 //!   ends soon ([`RateLimitBuilder::wait_up_to`]). The inner service does not hear of it.
 //! * **Returns.** After a limit, one request goes first, and the number that may follow doubles in
 //!   every step of the ramp ([`DEFAULT_RAMP`]). A refusal among them starts over.
-//!
 //! * **Acts early**, if asked to ([`RateLimitBuilder::shift_below`]): when answers state that little
 //!   is left, requests that have another target are sent on to it, and the only target is paced rather
 //!   than refused.

@@ -45,7 +45,8 @@ pub struct RateLimit<S, C, P = Http, K = OneKey, E = BytesPerToken, O = ()> {
     protocol: PhantomData<fn() -> P>,
 }
 
-/// What `poll_ready` has said.
+/// What `poll_ready` said last. A call on the healthy path leaves it as it is: to take the inner
+/// service for one that holds something costs a clone of it at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readiness {
     /// Nothing yet.
