@@ -190,17 +190,17 @@ impl<C, O: Observer, K> Call<C, O, K> {
             let shared = Arc::clone(&self.shared);
             ResponseBody::new(body, stream, self.terms.take(), shared, observed)
         });
-        if let Some((shared, took)) = over {
-            shared.phase_ended(Phase::Total, took);
+        if let Some(took) = over {
+            self.shared.phase_ended(Phase::Total, took);
         }
         response
     }
 
     /// Tells that the head has come, and says how long it took.
-    fn head_came(&self) -> Option<(Arc<Shared<C, O>>, Duration)> {
+    fn head_came(&self) -> Option<Duration> {
         let took = Instant::now().saturating_duration_since(self.terms.started()?);
         self.shared.phase_ended(Phase::Headers, took);
-        Some((Arc::clone(&self.shared), took))
+        Some(took)
     }
 }
 

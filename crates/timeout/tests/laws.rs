@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -369,6 +369,13 @@ impl http_body::Body for Guarded {
     }
 }
 
+/// Whom a call wakes. A timer, or a place in a queue, has a clone of it.
+struct Woken;
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {}
+}
+
 /// Dropped after any number of polls, the call leaves no timer, no task and no work in progress.
 #[tokio::test(start_paused = true)]
 async fn a_drop_at_any_poll_leaves_nothing() {
@@ -399,7 +406,7 @@ async fn a_drop_at_any_poll_leaves_nothing() {
             }
         });
         let mut service = layer.layer(limit.layer(model.clone()));
-        let mut call = task::spawn(async move {
+        let mut call = Box::pin(async move {
             let response = service
                 .ready()
                 .await
@@ -410,17 +417,20 @@ async fn a_drop_at_any_poll_leaves_nothing() {
             response.into_body().collect().await.unwrap().to_bytes()
         });
         let mut done = false;
+        let woken = Arc::new(Woken);
+        let waker = Waker::from(Arc::clone(&woken));
         for _ in 0..polls {
-            if call.poll().is_ready() {
+            let mut cx = Context::from_waker(&waker);
+            if call.as_mut().poll(&mut cx).is_ready() {
                 done = true;
                 break;
             }
             sleep(secs(1)).await;
         }
-        drop(call);
+        drop((call, waker));
+        assert_eq!(Arc::strong_count(&woken), 1, "after {polls} polls");
         assert_eq!(alive.load(Ordering::Relaxed), 0, "after {polls} polls");
         assert_eq!(metrics.num_alive_tasks(), 0, "after {polls} polls");
-        // A timer that was left would be what the time jumps to.
         let mut other = limit.layer(model);
         assert_ready_ok!(task::spawn(other.ready()).poll(), "after {polls} polls");
         if done {
