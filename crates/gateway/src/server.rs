@@ -1,6 +1,6 @@
 //! The HTTP server: accepting connections, and stopping in order.
 
-use std::{pin::pin, time::Duration};
+use std::{future::pending, pin::pin, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -9,9 +9,11 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
+use tower::ServiceExt as _;
 
 /// A caller must have sent the head of its request within this time: far more than a slow link
 /// needs, little enough that idle sockets do not add up.
@@ -88,11 +90,28 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(HEAD_BYTES)
         .keep_alive_interval(PING);
-    let service = TowerToHyperService::new(router);
+    // hyper's own limit begins when it knows the version of HTTP, which takes the first bytes.
+    let asked = Arc::new(Notify::new());
+    let silent = {
+        let asked = Arc::clone(&asked);
+        async move {
+            if timeout(HEAD_TIME, asked.notified()).await.is_ok() {
+                pending::<()>().await;
+            }
+        }
+    };
+    let service = TowerToHyperService::new(router.map_request(move |request| {
+        asked.notify_one();
+        request
+    }));
     let connection = http.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
-        // Callers that go away are everyday; hyper's text quotes nothing of what was sent.
-        tracing::debug!(%error, "a connection ended early");
+    tokio::select! {
+        biased;
+        ended = watcher.watch(connection.into_owned()) => if let Err(error) = ended {
+            // Callers that go away are everyday; hyper's text quotes nothing of what was sent.
+            tracing::debug!(%error, "a connection ended early");
+        },
+        () = silent => tracing::debug!("a connection brought no request"),
     }
 }
 
@@ -120,6 +139,34 @@ pub(crate) fn signal() -> impl Future<Output = ()> {
         #[cfg(not(unix))]
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_brings_no_request_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let calling = async {
+            for sent in ["", "P", "PRI * HTTP/2.0\r\n", "GET / HTTP/1.1\r\n"] {
+                let mut socket = TcpStream::connect(address).await.unwrap();
+                socket.write_all(sent.as_bytes()).await.unwrap();
+                let mut answer = Vec::new();
+                timeout(HEAD_TIME * 10, socket.read_to_end(&mut answer))
+                    .await
+                    .unwrap_or_else(|_| panic!("open after {sent:?}"))
+                    .unwrap();
+            }
+        };
+        tokio::select! {
+            () = calling => {}
+            () = serve(listener, axum::Router::new(), pending(), HEAD_TIME) => {}
         }
     }
 }
