@@ -361,7 +361,7 @@ fn cached(
     }
     let mut settings = CacheConfig::default();
     settings.stale_if_error = cache.stale_if_error;
-    settings.fresh_for = cache.fresh_for.unwrap_or_default();
+    settings.fresh_for = cache.fresh_for;
     if cache.on_limits {
         settings.serve_on = ServeOn::rfc5861().and_limits();
     }
@@ -436,9 +436,7 @@ fn store(
     let Some(cache) = &config.cache else {
         return Ok(None);
     };
-    let keep = cache
-        .stale_if_error
-        .max(cache.fresh_for.unwrap_or_default());
+    let keep = cache.keep();
     let store = match &cache.store {
         StoreAt::Memory => AnyStore::Memory(MemoryStore::new(cache.max_bytes, keep)),
         StoreAt::Redis { url_env } => AnyStore::Redis(RedisStore::new(links.get(url_env)?, keep)),

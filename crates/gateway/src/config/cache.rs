@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backstop_cache::MemoryStore;
+use backstop_cache::{CacheConfig, MemoryStore};
 use http::HeaderName;
 
 use super::{bytes, duration, flag, header, reader::Table, variable};
@@ -16,7 +16,8 @@ pub(crate) struct Cache {
     /// How much memory answers take; for Redis its own limit holds.
     pub(crate) max_bytes: u64,
     pub(crate) stale_if_error: Duration,
-    pub(crate) fresh_for: Option<Duration>,
+    /// Nothing if a model is always asked.
+    pub(crate) fresh_for: Duration,
     pub(crate) tenant: TenantBy,
     pub(crate) on_limits: bool,
     pub(crate) only_on_request: bool,
@@ -57,11 +58,19 @@ enum Kind {
     Redis,
 }
 
+impl Cache {
+    /// How long an answer is of use: it turns stale first.
+    pub(crate) fn keep(&self) -> Duration {
+        self.fresh_for + self.stale_if_error
+    }
+}
+
 /// The outer option is `None` when something is wrong.
 pub(super) fn read(root: &mut Table<'_>) -> Option<Option<Cache>> {
     let Some(value) = root.optional("cache") else {
         return Some(None);
     };
+    let default = CacheConfig::default();
     let mut table = value.table("a [cache] table")?;
     let kind = table.optional("store").map_or(Some(Kind::Memory), |value| {
         value.one_of(&[("memory", Kind::Memory), ("redis", Kind::Redis)])
@@ -87,10 +96,8 @@ pub(super) fn read(root: &mut Table<'_>) -> Option<Option<Cache>> {
     }
     let room = usize::try_from(MemoryStore::DEFAULT_MAX_BYTES).unwrap_or(usize::MAX);
     let max_bytes = bytes(&mut table, "max_bytes", room);
-    let stale_if_error = duration(&mut table, "stale_if_error", Duration::from_secs(3600));
-    let fresh_for = table
-        .optional("fresh_for")
-        .map_or(Some(None), |value| value.duration().map(Some));
+    let stale_if_error = duration(&mut table, "stale_if_error", default.stale_if_error);
+    let fresh_for = duration(&mut table, "fresh_for", default.fresh_for);
     let tenant = table
         .required(
             "tenant",
@@ -114,7 +121,7 @@ pub(super) fn read(root: &mut Table<'_>) -> Option<Option<Cache>> {
         });
     let on_limits = flag(&mut table, "on_limits");
     let only_on_request = flag(&mut table, "only_on_request");
-    let max_answer = bytes(&mut table, "max_answer", 1024 * 1024);
+    let max_answer = bytes(&mut table, "max_answer", default.max_answer);
     let coalesce = flag(&mut table, "coalesce");
     let tool_calls = flag(&mut table, "tool_calls");
     table.finish();
