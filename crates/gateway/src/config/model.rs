@@ -81,9 +81,12 @@ pub(super) fn read(
     targets: Option<&BTreeMap<Arc<str>, Target>>,
     has_cache: bool,
 ) -> Option<Vec<Model>> {
-    let items = root
-        .required("model", "at least one [[model]]")?
-        .array("[[model]] tables")?;
+    let expected = "at least one [[model]]";
+    let value = root.required("model", expected)?;
+    let items = value.array("[[model]] tables")?;
+    if items.is_empty() {
+        value.expected(expected);
+    }
     let mut models: Option<Vec<Model>> = Some(Vec::new());
     for item in &items {
         let model = model(item, targets, has_cache);
@@ -108,11 +111,7 @@ fn model(
     let mut table = value.table("a [[model]] table")?;
     let name = table
         .required("name", "the name that callers ask for")
-        .and_then(|value| {
-            value.parse("the name that callers ask for", |text| {
-                (!text.is_empty()).then(|| text.to_owned())
-            })
-        });
+        .and_then(|value| value.filled("the name that callers ask for"));
     let names = table
         .required("targets", "an array of target names")
         .and_then(|value| model_targets(&value, targets));
@@ -353,28 +352,29 @@ fn takes_refused(target: &Target) -> bool {
 fn simplified(value: &Value<'_>) -> Option<Simplified> {
     let expected = "a text, or { text = \"...\", status = 503 }";
     if value.is_text() {
-        let text = value.text(expected)?.to_owned();
         return Some(Simplified {
-            text,
+            text: value.filled(expected)?,
             is_error: false,
         });
     }
     let mut table = value.table(expected)?;
     let text = table
         .required("text", "the text to answer with")
-        .and_then(|value| Some(value.text("the text to answer with")?.to_owned()));
-    let status = table.optional("status").map_or(Some(200.0), |value| {
-        let status = value.number(200.0, 503.0)?;
-        if status != 200.0 && status != 503.0 {
-            value.expected("200 or 503");
-            return None;
-        }
-        Some(status)
-    });
+        .and_then(|value| value.filled("the text to answer with"));
+    let is_error = table
+        .optional("status")
+        .map_or(Some(false), |value| match value.count()? {
+            200 => Some(false),
+            503 => Some(true),
+            _ => {
+                value.expected("200 or 503");
+                None
+            }
+        });
     table.finish();
     Some(Simplified {
         text: text?,
-        is_error: status? != 200.0,
+        is_error: is_error?,
     })
 }
 

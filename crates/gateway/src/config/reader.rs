@@ -260,6 +260,11 @@ impl<'a> Value<'a> {
         parsed
     }
 
+    /// A string that is not empty.
+    pub(super) fn filled(&self, expected: &str) -> Option<String> {
+        self.parse(expected, |text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
     /// One of a few words.
     pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();

@@ -130,11 +130,7 @@ fn target(name: &str, value: &Value<'_>) -> Option<Target> {
     });
     let model = table
         .required("model", "the model's name at the provider")
-        .and_then(|value| {
-            value.parse("the model's name at the provider", |text| {
-                (!text.is_empty()).then(|| text.to_owned())
-            })
-        });
+        .and_then(|value| value.filled("the model's name at the provider"));
     let api_key = api_key(&mut table);
     let timeout = timeouts(&mut table);
     let guards = guards(&mut table);
@@ -319,6 +315,9 @@ fn cold(table: &mut Table<'_>) -> Option<Option<(Duration, TimeLimits)>> {
         )
         .finish();
     table.finish();
+    if limits == Some(TimeLimits::default()) {
+        value.expected("`headers` or `first_token` beside `after`");
+    }
     Some(Some((after?, limits?)))
 }
 

@@ -177,7 +177,8 @@ fn reads_the_rare_keys() {
     assert_eq!(cache.max_bytes, 8 << 20);
     assert_eq!(cache.max_answer, 64 << 10);
     assert_eq!(cache.stale_if_error, Duration::from_secs(600));
-    assert_eq!(cache.fresh_for, Some(Duration::from_secs(5)));
+    assert_eq!(cache.fresh_for, Duration::from_secs(5));
+    assert_eq!(cache.keep(), Duration::from_secs(605));
     assert!(cache.on_limits && cache.only_on_request && cache.coalesce && cache.tool_calls);
     let header = HeaderName::from_static("authorization");
     assert_eq!(cache.tenant, TenantBy::Header(header));
@@ -351,6 +352,21 @@ fn says_what_is_wrong_with_the_rare_keys() {
             "status = 503",
             "status = 418",
             "line 68: model[0].simplified.status: expected 200 or 503",
+        ),
+        (
+            "status = 503",
+            "status = 100",
+            "line 68: model[0].simplified.status: expected 200 or 503",
+        ),
+        (
+            "text = \"Please try again in {retry_after} s.\"",
+            "text = \"\"",
+            "line 68: model[0].simplified.text: expected the text to answer with",
+        ),
+        (
+            "headers = \"60s\", first_token = \"50s\"",
+            "",
+            "line 45: target.a.cold: expected `headers` or `first_token` beside `after`",
         ),
     ];
     for (from, to, expected) in cases {
@@ -703,6 +719,17 @@ fn all_problems_are_told_at_once_in_their_order() {
         ],
         "{told}"
     );
+}
+
+#[test]
+fn a_configuration_without_models_is_refused() {
+    let (targets, _) = WHOLE.split_once("[[model]]").unwrap();
+    for models in ["", "model = []\n"] {
+        let told = Config::parse(&format!("{models}{targets}")).unwrap_err();
+        let what = told.to_string();
+        assert!(what.starts_with("line 1: model: "), "{what}");
+        assert!(what.ends_with("expected at least one [[model]]"), "{what}");
+    }
 }
 
 #[test]
