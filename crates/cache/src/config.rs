@@ -14,19 +14,22 @@ use backstop_core::{CarryExtensions, Kind, Outcome};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CacheConfig {
-    /// How stale an answer may be when it is served in place of an error. Default: one hour, the
-    /// length of a long outage of a model provider; older text is more likely to be wrong than
-    /// helpful.
+    /// How stale an answer may be when it is served in place of an error: how long ago it ceased to
+    /// be fresh. Default: one hour, the length of a long outage of a model provider; older text is
+    /// more likely to be wrong than helpful. A store must keep answers for `fresh_for` and this time
+    /// together.
     pub stale_if_error: Duration,
-    /// How long an answer is served *without* asking a model. Default: zero, never: this is a
-    /// fallback, not a cache, until asked to be one.
+    /// How long an answer is served *without* asking a model; after that time it is stale (RFC 9111
+    /// section 4.2). Default: zero, never: this is a fallback, not a cache, until asked to be one.
     pub fresh_for: Duration,
     /// Which outcomes are answered from the store. Default: [`ServeOn::rfc5861`].
     pub serve_on: ServeOn,
     /// Serve stale answers only to requests that ask for it (`cache-control: stale-if-error=N`).
     /// Default: false, whoever stacks the layer has asked for it.
     pub only_on_request: bool,
-    /// The largest answer that is kept, in bytes. Default: 1 MiB, more than 128 Ki tokens of text.
+    /// The largest answer that is kept, in bytes, as it was sent and as it is recorded. Default: 1
+    /// MiB. Of an answer in one piece this is more than 128 Ki tokens of text; of a stream, whose
+    /// events are a hundred to three hundred bytes a token, some thousands.
     pub max_answer: usize,
     /// The largest request that is looked at, in bytes; larger ones pass by. Default: 16 MiB, the
     /// replay limit of failover.
@@ -40,7 +43,7 @@ pub struct CacheConfig {
     pub max_writes: usize,
     /// Whether identical concurrent calls of one tenant that are not streams share one call to the
     /// model. Default: false, since answers of models are not deterministic and callers may want
-    /// several. If that call fails, those that waited for it ask for themselves, from then on with
+    /// several. A call that says `no-cache` or `no-store` is made for itself. If that call fails, those that waited for it ask for themselves, from then on with
     /// all the time that the inner service gives a call; a [`Deadline`](backstop_core::Deadline)
     /// among a request's extensions bounds the whole.
     pub coalesce: bool,
@@ -53,7 +56,6 @@ pub struct CacheConfig {
 /// Which outcomes are answered from the store or with the simplified answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServeOn {
-    faults: bool,
     limits: bool,
 }
 
@@ -139,10 +141,7 @@ impl ServeOn {
     /// timed out, malformed.
     #[must_use]
     pub const fn rfc5861() -> Self {
-        Self {
-            faults: true,
-            limits: false,
-        }
+        Self { limits: false }
     }
 
     /// Rate limits and spent quotas too. An extension of RFC 5861.
@@ -160,7 +159,7 @@ impl ServeOn {
             | Kind::NotProcessed
             | Kind::Overloaded
             | Kind::TimedOut(_)
-            | Kind::Malformed => self.faults,
+            | Kind::Malformed => true,
             Kind::Throttled | Kind::QuotaExhausted => self.limits,
             _ => false,
         }

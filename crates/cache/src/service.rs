@@ -321,7 +321,7 @@ where
         let directives = self.session.directives;
         if !shared.config.fresh_for.is_zero()
             && !directives.no_cache
-            && let Some(found) = self.lookup(shared.config.fresh_for).await
+            && let Some(found) = self.lookup(|age| age < shared.config.fresh_for).await
             && let Some(response) = self.serve(&found, Mode::Cached, 0)
         {
             return Ok(response);
@@ -329,6 +329,7 @@ where
         let mut seat = None;
         if shared.config.coalesce
             && !directives.no_store
+            && !directives.no_cache
             && shared.recorder.may_share(&self.session.call)
             && let Some(identity) = shared.recorder.identity(&self.session.frozen)
         {
@@ -445,7 +446,8 @@ where
         let may_serve = !directives.no_cache && (asked.is_some() || !config.only_on_request);
         if may_serve {
             let stale = config.stale_if_error.min(asked.unwrap_or(Duration::MAX));
-            if let Some(found) = self.lookup(config.fresh_for.saturating_add(stale)).await
+            let oldest = config.fresh_for.saturating_add(stale);
+            if let Some(found) = self.lookup(|age| age <= oldest).await
                 && let Some(response) = self.serve(&found, Mode::Stale, attempts)
             {
                 return Some(response);
@@ -463,8 +465,8 @@ where
         ))
     }
 
-    /// The best kept answer of at most this age. The store's trouble is a miss.
-    async fn lookup(&self, bound: Duration) -> Option<Found> {
+    /// The best kept answer of an age that will do. The store's trouble is a miss.
+    async fn lookup(&self, will_do: impl Fn(Duration) -> bool + Send) -> Option<Found> {
         let shared = &*self.shared;
         let identity = shared.recorder.identity(&self.session.frozen)?;
         let search = async {
@@ -475,7 +477,7 @@ where
                 };
                 let age = shared.clock.now().saturating_sub(entry.stored_at);
                 let age = Duration::from_millis(age);
-                if age <= bound {
+                if will_do(age) {
                     let (producer, record) = (producer.clone(), entry.record.0);
                     return Some(Found {
                         producer,
@@ -541,9 +543,6 @@ where
             return;
         };
         let Some(seat) = seat.take() else {
-            if chunks.iter().map(Bytes::len).sum::<usize>() > self.shared.config.max_answer {
-                return self.decided("larger than max_answer");
-            }
             return self.keep(recording, producer, Ok(chunks));
         };
         match self.shared.recorder.record(&recording, &join(&chunks)) {
@@ -608,6 +607,9 @@ where
     ) -> Result<(), &'static str> {
         let shared = &*self.shared;
         let record = record()?;
+        if record.len() > shared.config.max_answer {
+            return Err("larger than max_answer");
+        }
         let identity = shared
             .recorder
             .identity(&self.session.frozen)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use backstop_cache::{
-    CacheConfig, CachedFallbackLayer, KeySecret, MemoryStore, ProducedBy, Tenant,
+    CacheConfig, CachedFallbackLayer, KeySecret, MemoryStore, ProducedBy, SimplifiedAnswer, Tenant,
 };
 use backstop_core::{BoxError, FrozenRequest, Mode, Served, body::Replayable};
 use backstop_wire::{ClassifyHttp, Dialect, recorder::HttpRecorder};
@@ -60,6 +60,15 @@ async fn run(
     producers: &[&str],
     requests: impl IntoIterator<Item = (&'static str, Value)>,
 ) -> Vec<Reply> {
+    run_with(CacheConfig::default(), script, producers, requests).await
+}
+
+async fn run_with(
+    config: CacheConfig,
+    script: Script,
+    producers: &[&str],
+    requests: impl IntoIterator<Item = (&'static str, Value)>,
+) -> Vec<Reply> {
     let asked = Arc::new(AtomicUsize::new(0));
     let model = service_fn(move |_: Request<Replayable<Full<Bytes>>>| {
         let (status, content_type, chunks, served) =
@@ -88,7 +97,7 @@ async fn run(
         Some(Tenant::new(key.as_bytes()))
     };
     let mut stack = CachedFallbackLayer::new(
-        CacheConfig::default(),
+        config,
         MemoryStore::new(1 << 20, Duration::from_secs(7200)),
         KeySecret::random().unwrap(),
         producers.iter().map(|name| ProducedBy::new(*name, "m")),
@@ -247,4 +256,51 @@ async fn an_answer_is_filed_under_the_target_that_made_it() {
     .await;
     let served = replies[1].2.as_ref().unwrap();
     assert_eq!((&*served.target, served.mode), ("backup", Mode::Stale));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_or_a_request_above_its_limit_passes_by() {
+    let question = ask("hi", true).to_string().len();
+    let stream_length = STREAM.concat().len();
+    for (as_stream, max_answer, max_request, is_kept) in [
+        (true, stream_length, question, true),
+        (true, stream_length - 1, question, false),
+        (true, stream_length, question - 1, false),
+        (false, WHOLE.len(), question + 1, true),
+        (false, WHOLE.len() - 1, question + 1, false),
+        (false, WHOLE.len(), question, false),
+    ] {
+        let mut config = CacheConfig::default();
+        config.max_answer = max_answer;
+        config.max_request = max_request;
+        let (answer, sent) = if as_stream {
+            ((200, SSE, stream(4), None), STREAM.concat())
+        } else {
+            ((200, JSON, vec![Ok(WHOLE)], None), WHOLE.to_owned())
+        };
+        let asks = [("a", ask("hi", as_stream)), ("a", ask("hi", as_stream))];
+        let replies = run_with(config, vec![answer, down()], &[""], asks).await;
+        // Whatever is kept of it, it is given as it came.
+        assert_eq!(replies[0].3.as_deref(), Ok(&*sent));
+        let status = if is_kept { 200 } else { 503 };
+        assert_eq!(
+            replies[1].0, status,
+            "{as_stream} {max_answer} {max_request}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operators_text_as_an_error_is_whole_and_final() {
+    let mut config = CacheConfig::default();
+    config.simplified = Some(SimplifiedAnswer::new("Out of office: {outcome}.").as_error());
+    let asks = [("a", ask("hi", false)), ("a", ask("hi", true))];
+    for reply in run_with(config, vec![down(), down()], &[""], asks).await {
+        assert_eq!(reply.0, 503);
+        assert_eq!(reply.2.as_ref().unwrap().mode, Mode::Simplified);
+        assert_eq!(reply.1["content-type"], JSON);
+        assert_eq!(reply.1["x-should-retry"], "false");
+        let body: Value = serde_json::from_str(reply.3.as_ref().unwrap()).unwrap();
+        assert_eq!(body["error"]["message"], "Out of office: unavailable.");
+    }
 }

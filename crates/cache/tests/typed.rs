@@ -28,6 +28,7 @@ struct Ask {
     tenant: String,
     prompt: String,
     no_store: bool,
+    no_cache: bool,
 }
 
 impl Ask {
@@ -36,6 +37,7 @@ impl Ask {
             tenant: tenant.to_owned(),
             prompt: prompt.to_owned(),
             no_store: false,
+            no_cache: false,
         }
     }
 }
@@ -44,20 +46,21 @@ impl Ask {
 struct Words;
 
 impl Recorder<Arc<Ask>, String> for Words {
-    type Call = bool;
+    type Call = Directives;
     type Recording = String;
 
-    fn on_request(&self, request: &Arc<Ask>) -> Option<bool> {
-        Some(request.no_store)
-    }
-
-    fn directives(&self, no_store: &bool) -> Directives {
+    fn on_request(&self, request: &Arc<Ask>) -> Option<Directives> {
         let mut directives = Directives::default();
-        directives.no_store = *no_store;
-        directives
+        directives.no_store = request.no_store;
+        directives.no_cache = request.no_cache;
+        Some(directives)
     }
 
-    fn may_share(&self, _: &bool) -> bool {
+    fn directives(&self, directives: &Directives) -> Directives {
+        *directives
+    }
+
+    fn may_share(&self, _: &Directives) -> bool {
         true
     }
 
@@ -65,7 +68,7 @@ impl Recorder<Arc<Ask>, String> for Words {
         Some(request.prompt.clone().into_bytes())
     }
 
-    fn on_response(&self, _: &bool, head: &String) -> Result<String, &'static str> {
+    fn on_response(&self, _: &Directives, head: &String) -> Result<String, &'static str> {
         Ok(head.clone())
     }
 
@@ -77,7 +80,7 @@ impl Recorder<Arc<Ask>, String> for Words {
         }
     }
 
-    fn replay(&self, _: &bool, record: &[u8], replay: Replayed) -> Option<(String, Bytes)> {
+    fn replay(&self, _: &Directives, record: &[u8], replay: Replayed) -> Option<(String, Bytes)> {
         let text = String::from_utf8(record.to_vec()).ok()?;
         Some((
             format!("{text} [{}s old]", replay.age.as_secs()),
@@ -85,7 +88,7 @@ impl Recorder<Arc<Ask>, String> for Words {
         ))
     }
 
-    fn simplified(&self, _: &bool, text: &Simplified<'_>) -> (String, Bytes) {
+    fn simplified(&self, _: &Directives, text: &Simplified<'_>) -> (String, Bytes) {
         (text.text.to_owned(), Bytes::new())
     }
 }
@@ -207,6 +210,60 @@ async fn serves_stale_within_the_bound_and_the_error_past_it() {
         call(&stack, Ask::new("a", "hi")).await,
         Err(Kind::Unavailable)
     );
+}
+
+/// RFC 9111 section 4.2: fresh while younger than the lifetime. RFC 5861 section 4: stale answers will
+/// do up to the bound.
+#[tokio::test(start_paused = true)]
+async fn both_bounds_hold_to_the_millisecond() {
+    const FRESH: Duration = Duration::from_secs(10);
+    const LATENCY: Duration = Duration::from_millis(100);
+    const MILLI: Duration = Duration::from_millis(1);
+    let mut config = config();
+    config.fresh_for = FRESH;
+    let oldest = FRESH + config.stale_if_error;
+    for (age, fails, expected) in [
+        (FRESH - MILLI, true, Ok("a says hi [9s old]")),
+        (FRESH, false, Ok("a says hi")),
+        (oldest, true, Ok("a says hi [610s old]")),
+        (oldest + MILLI, true, Err(Kind::Unavailable)),
+    ] {
+        let model = Model::default();
+        let stack = stack(config.clone(), memory(), &model);
+        let kept = Instant::now() + LATENCY;
+        call(&stack, Ask::new("a", "hi")).await.unwrap();
+        if fails {
+            model.fail_with(Kind::Unavailable);
+        }
+        // A stale one is looked up when the model has failed, a fresh one before it is asked.
+        let is_asked = age >= FRESH;
+        let before = if is_asked && fails {
+            LATENCY
+        } else {
+            Duration::ZERO
+        };
+        tokio::time::sleep_until(kept + age - before).await;
+        let answer = call(&stack, Ask::new("a", "hi")).await;
+        assert_eq!(answer.as_deref(), expected.as_deref(), "{age:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_above_the_limit_is_given_and_not_kept() {
+    let text = "a says hi";
+    for (max_answer, is_kept) in [(text.len(), true), (text.len() - 1, false)] {
+        for coalesce in [false, true] {
+            let model = Model::default();
+            let mut config = config();
+            config.max_answer = max_answer;
+            config.coalesce = coalesce;
+            let stack = stack(config, memory(), &model);
+            assert_eq!(call(&stack, Ask::new("a", "hi")).await.unwrap(), text);
+            model.fail_with(Kind::Unavailable);
+            let again = call(&stack, Ask::new("a", "hi")).await;
+            assert_eq!(again.is_ok(), is_kept, "{max_answer} {coalesce}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -369,6 +426,14 @@ async fn identical_calls_of_one_tenant_share_one_call_when_asked_to() {
     // A later call is a new one.
     call(&stack, Ask::new("a", "hi")).await.unwrap();
     assert_eq!(model.asked.load(Ordering::SeqCst), 3);
+    // Whoever wants no kept answer wants no other call's either.
+    let mut unshared = Ask::new("a", "hi");
+    unshared.no_cache = true;
+    let both = [Ask::new("a", "hi"), unshared].map(|ask| stack.clone().oneshot(ask));
+    for answer in futures_util::future::join_all(both).await {
+        assert_eq!(answer.unwrap(), "a says hi");
+    }
+    assert_eq!(model.asked.load(Ordering::SeqCst), 5);
 }
 
 #[tokio::test(start_paused = true)]
