@@ -3,6 +3,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use backstop_core::Scope;
 use backstop_failover::health::{Health, Remote, State};
 use futures_util::StreamExt;
+use redis::{RedisResult, aio::PubSubStream};
 use tokio::{
     runtime::Handle,
     task::JoinHandle,
@@ -38,7 +39,6 @@ pub struct SharedHealthBuilder {
 #[derive(Debug)]
 pub struct SharedHealthTask {
     task: JoinHandle<()>,
-    leases: Vec<ProbeLease>,
 }
 
 #[derive(Debug)]
@@ -71,6 +71,8 @@ enum Probing {
 
 /// How often the local health is looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a subscription may take.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How often everything is read again.
 const RESYNC: Duration = Duration::from_secs(5);
 /// How long a lease lasts unless it is renewed, which happens at every tick: long enough for a
@@ -122,11 +124,6 @@ impl SharedHealthBuilder {
     /// Outside of a tokio runtime.
     #[must_use]
     pub fn start(self) -> SharedHealthTask {
-        let leases = self
-            .targets
-            .iter()
-            .map(|target| target.lease.clone())
-            .collect();
         let replica = Replica {
             id: format!("{:032x}", fastrand::u128(..)),
             link: self.link,
@@ -135,7 +132,6 @@ impl SharedHealthBuilder {
         };
         SharedHealthTask {
             task: Handle::current().spawn(replica.run()),
-            leases,
         }
     }
 }
@@ -143,9 +139,13 @@ impl SharedHealthBuilder {
 impl Drop for SharedHealthTask {
     fn drop(&mut self) {
         self.task.abort();
-        for lease in &self.leases {
-            lease.alone();
-        }
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // When the task is over, and not before: it may be at work when it is told to end.
+        self.lease.alone();
     }
 }
 
@@ -160,24 +160,11 @@ impl Replica {
     async fn run(mut self) {
         loop {
             // Without a subscription nothing is heard; try for one at every turn.
-            let subscription = timeout(
-                Duration::from_secs(1),
-                self.link.client().get_async_pubsub(),
-            );
-            let Ok(Ok(mut subscription)) = subscription.await else {
+            let Ok(Ok(mut messages)) = timeout(PATIENCE, self.subscribe()).await else {
                 self.tick().await;
                 tokio::time::sleep(TICK).await;
                 continue;
             };
-            let subscribe = timeout(
-                Duration::from_secs(1),
-                subscription.subscribe(self.channel()),
-            );
-            if !matches!(subscribe.await, Ok(Ok(()))) {
-                tokio::time::sleep(TICK).await;
-                continue;
-            }
-            let mut messages = subscription.into_on_message();
             let mut ticks = interval(TICK);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut resyncs = interval(RESYNC);
@@ -193,6 +180,12 @@ impl Replica {
                 }
             }
         }
+    }
+
+    async fn subscribe(&self) -> RedisResult<PubSubStream> {
+        let mut subscription = self.link.client().get_async_pubsub().await?;
+        subscription.subscribe(self.channel()).await?;
+        Ok(subscription.into_on_message())
     }
 
     /// Tells what is new here, and sees to the leases.

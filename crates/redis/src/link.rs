@@ -9,7 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisFuture,
+    Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
 };
 use tokio::{runtime::Handle, time::timeout};
@@ -77,29 +77,32 @@ impl RedisLink {
     /// Runs a command. `None` when Redis is down, slow, refuses or answers something else.
     pub(crate) async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Option<T> {
         let mut connection = ConnectionManager::clone(&self.shared.manager.load());
-        self.ask(connection.req_packed_command(command))
-            .await
-            .and_then(|value| T::from_redis_value(value).ok())
+        self.ask(connection.req_packed_command(command)).await
     }
 
-    /// Runs several commands in one exchange.
+    /// Runs several commands in one exchange. `None` when one of them is refused, too.
     pub(crate) async fn run_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Option<T> {
         let mut connection = ConnectionManager::clone(&self.shared.manager.load());
-        self.ask(connection.req_packed_commands(commands, 0, commands.len()))
-            .await
-            .and_then(|values| T::from_redis_value(redis::Value::Array(values)).ok())
+        self.ask(async {
+            let answers = connection.req_packed_commands(commands, 0, commands.len());
+            Value::Array(answers.await?).extract_error()
+        })
+        .await
     }
 
     pub(crate) fn client(&self) -> &Client {
         &self.shared.client
     }
 
-    async fn ask<T>(&self, question: RedisFuture<'_, T>) -> Option<T> {
+    async fn ask<T: FromRedisValue>(
+        &self,
+        question: impl Future<Output = RedisResult<Value>>,
+    ) -> Option<T> {
         if !self.is_up() {
             return None;
         }
         match timeout(REDIS_TIMEOUT, question).await {
-            Ok(Ok(answer)) => return Some(answer),
+            Ok(Ok(answer)) => return T::from_redis_value(answer).ok(),
             Ok(Err(error)) if is_refusal(&error) => self.refused(&error),
             Ok(Err(error)) => self.down(kind_of(&error)),
             Err(_) => self.down("no answer in time"),
@@ -185,6 +188,8 @@ fn kind_of(error: &RedisError) -> &'static str {
         "connection refused"
     } else if error.is_io_error() {
         "connection lost"
+    } else if error.kind() == ErrorKind::AuthenticationFailed {
+        "the password is refused"
     } else {
         "an answer that is not redis"
     }

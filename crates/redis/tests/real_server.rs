@@ -23,7 +23,7 @@ use std::{
 
 use backstop_cache::{Entry, Key, KeySecret, ProducedBy, Store, Tenant};
 use backstop_core::{HintSource, Kind, Outcome, Scope};
-use backstop_failover::health::{Health, HealthConfig, State};
+use backstop_failover::health::{Health, HealthConfig, ProbeGate, State};
 use backstop_redis::{
     ProbeLease, REDIS_TIMEOUT, RedisLink, RedisStore, SharedHealth, SharedHealthTask,
 };
@@ -254,7 +254,7 @@ async fn survives(link: &RedisLink, begin: impl AsyncFnOnce(), end: impl AsyncFn
     // Whoever was waiting when it was noticed.
     sleep(REDIS_TIMEOUT * 2).await;
     assert!(
-        load.slow.load(Ordering::SeqCst) <= 8,
+        load.slow.load(Ordering::SeqCst) <= WORKERS,
         "a caller waited twice"
     );
     load.slow.store(0, Ordering::SeqCst);
@@ -417,7 +417,8 @@ fn an_address_that_is_none_is_refused_without_showing_it() {
 /// What one of several replicas has.
 struct Replica {
     health: Health,
-    _task: SharedHealthTask,
+    lease: ProbeLease,
+    task: Option<SharedHealthTask>,
 }
 
 impl Replica {
@@ -433,12 +434,17 @@ impl Replica {
             .build()
             .unwrap();
         let task = SharedHealth::builder(redis.link(), "test")
-            .target("primary", health.clone(), lease)
+            .target("primary", health.clone(), lease.clone())
             .start();
         Self {
             health,
-            _task: task,
+            lease,
+            task: Some(task),
         }
+    }
+
+    fn may_probe(&self) -> bool {
+        self.lease.may_probe(Instant::now())
     }
 
     fn report(&self, outcome: &Outcome) {
@@ -548,4 +554,61 @@ async fn without_redis_each_replica_probes_for_itself() {
         replica.health.try_acquire(Instant::now()).is_ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_server_refuses_is_told_again() {
+    let redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let limited = Outcome::new(Kind::Throttled)
+        .with_retry_after(Duration::from_secs(300), HintSource::Header);
+    replicas[0].report(&limited);
+    // It is said to those who listen, and kept for nobody.
+    until("the other replica knows", async || {
+        replicas[1].state() == State::Throttled
+    })
+    .await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    let late = Replica::start(&redis);
+    until("a late replica knows", async || {
+        late.state() == State::Throttled
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_no_longer_probes_for_itself() {
+    let redis = Redis::start().await;
+    let mut replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..3 {
+        replicas[0].report(&Outcome::new(Kind::Unavailable));
+    }
+    until("one of them may probe", async || {
+        replicas[0].may_probe() != replicas[1].may_probe()
+    })
+    .await;
+    let other = replicas.iter_mut().find(|replica| !replica.may_probe());
+    let other = other.unwrap();
+    drop(other.task.take());
+    until("it is alone", async || other.may_probe()).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_a_redis_that_is_not_there() {
+    let redis = Redis::start_with(&["--requirepass", "right"]).await;
+    for (password, is_right) in [("right", true), ("wrong", false)] {
+        let url = format!("redis://:{password}@127.0.0.1:{}", redis.port);
+        let link = RedisLink::open(&url).unwrap();
+        let store = RedisStore::new(link.clone(), HOUR);
+        until("it is found out", async || {
+            store.put(key("a"), entry("answer")).await;
+            let found = store.get(&key("a")).await.is_some();
+            assert!(!found || is_right);
+            found || !link.is_up() && !is_right
+        })
+        .await;
+    }
 }
