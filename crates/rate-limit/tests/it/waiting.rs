@@ -264,6 +264,28 @@ async fn a_place_in_the_line_of_the_inner_service_is_given_back_when_a_limit_com
     assert!(lined_up.call(request()).await.is_err());
 }
 
+/// While it is limited it is ready without the inner service. When the limit ends before the call,
+/// the inner service has not been asked yet, and it must not be called like that.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_ends_between_ready_and_call_leaves_the_inner_service_to_be_asked() {
+    let model = two_seconds();
+    let inner = ServiceBuilder::new()
+        .concurrency_limit(1)
+        .service(model.clone());
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let mut service = layer.layer(inner);
+    let refused = service.ready().await.expect("ready").call(request()).await;
+    assert_eq!(refused.expect("sent").status(), 429);
+
+    service.ready().await.expect("ready at once");
+    assert_eq!(model.readied(), 1, "without the inner service");
+    layer.handle().reset();
+    // A concurrency limit panics when it is called without being ready.
+    let answer = service.call(request()).await.expect("sent");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(model.readied(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn dropped_at_every_poll_it_leaves_nothing_behind() {
     // A call of each kind: sent, refused, waiting; the inner service is ready after two polls.
