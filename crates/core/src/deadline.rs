@@ -40,9 +40,11 @@ pub struct TimeLimits {
     pub ready: Option<Duration>,
     /// From sending to the head of the response.
     pub headers: Option<Duration>,
-    /// From the head to the first semantic token.
+    /// From the head to the first semantic token. What the layer adds for the size of the request
+    /// comes on top.
     pub first_token: Option<Duration>,
-    /// Between two semantic events.
+    /// Between two semantic events. A bound of the layer for keep-alives that is shorter is raised to
+    /// it.
     pub idle: Option<Duration>,
     /// The whole call.
     pub total: Option<Duration>,
