@@ -81,10 +81,53 @@
 //! # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
 //! ```
 //!
+//! # With an HTTP client
+//!
+//! In place of the two functions stands a client that sends requests, and around it an
+//! [`HttpTarget`](wire::retarget::HttpTarget): it gives a request the address, the model and the key
+//! of the target, and leaves the caller's credentials behind.
+//!
+//! ```
+//! use backstop::{
+//!     core::{BoxError, RetargetLayer, body::Replayable},
+//!     failover::Target,
+//!     wire::{Dialect, retarget::{Credential, HttpTarget}},
+//! };
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{ServiceBuilder, util::BoxCloneSyncService};
+//!
+//! # fn example(key: &str) -> Result<(), BoxError> {
+//! let client = Client::builder(TokioExecutor::new()).build_http::<Replayable<Full<Bytes>>>();
+//! let url = "http://127.0.0.1:8000/v1".parse()?;
+//! let to = HttpTarget::new("backup", Dialect::OpenAiChat, url)?
+//!     .model("qwen3-32b")
+//!     .credential(Credential::bearer(key)?);
+//! let backup = ServiceBuilder::new()
+//!     .layer(RetargetLayer::new(to))
+//!     // The limits of rate and time, as above.
+//!     .service(client);
+//! let target = Target::new("backup", BoxCloneSyncService::new(backup));
+//! # drop(target);
+//! # Ok(())
+//! # }
+//! # example("key")?;
+//! # Ok::<(), BoxError>(())
+//! ```
+//!
+//! `build_http` speaks no TLS, a connector such as hyper-rustls' does. A whole program is the example
+//! `failover-axum`; `rate-limit-reqwest` has the two mappings that a reqwest client needs.
+//!
+//! Who answered is the response extension [`Served`](core::Served), what else was thought of and why
+//! is [`Trace`](failover::Trace). The gateway writes them into the headers `x-backstop-...`, the layers
+//! do not; [`Trace::to_header_value`](failover::Trace::to_header_value) is its `x-backstop-trace`.
+//!
 //! # Features
 //!
 //! `timeout`, `rate-limit`, `failover` and `wire` are on by default; `cache` and `redis` are off,
-//! because a cache is to be asked for.
+//! because a cache is to be asked for. So are `hyper`, `reqwest`, `tokio`, `tonic` and `tower`: each
+//! teaches the layers what the errors of that library mean, see [`core`].
 
 #[cfg(feature = "cache")]
 pub use backstop_cache as cache;
