@@ -61,8 +61,8 @@ pub struct ServeOn {
 
 /// A text that the operator wrote, for when no model can answer.
 ///
-/// In the text, `{outcome}` stands for the outcome and `{retry_after}` for the seconds to wait, when
-/// known, else for "a while".
+/// In the text, `{outcome}` stands for the outcome and `{retry_after}` for the time to wait: "7 seconds",
+/// or "a while" when it is not known.
 #[derive(Clone)]
 pub struct SimplifiedAnswer {
     text: Text,
@@ -203,7 +203,10 @@ impl SimplifiedAnswer {
             Text::Template(template) => {
                 let wait = outcome.retry_after().map_or_else(
                     || "a while".to_owned(),
-                    |hint| hint.delay.as_secs_f64().ceil().to_string(),
+                    |hint| match hint.delay.as_secs_f64().ceil() {
+                        1.0 => "1 second".to_owned(),
+                        seconds => format!("{seconds} seconds"),
+                    },
                 );
                 template
                     .replace("{outcome}", outcome.kind().as_str())

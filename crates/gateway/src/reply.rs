@@ -181,9 +181,12 @@ pub(crate) fn dress(headers: &mut HeaderMap, served: Option<&Served>, trace: Opt
         headers.remove(name);
     }
     if let Some(served) = served {
-        // The configuration only takes names that fit.
-        if let Ok(target) = HeaderValue::from_str(&served.target) {
-            headers.insert(SERVED_BY, target);
+        // The configuration only takes names that fit; what no target gave has none.
+        match HeaderValue::from_str(&served.target) {
+            Ok(target) if !target.is_empty() => {
+                headers.insert(SERVED_BY, target);
+            }
+            _ => {}
         }
         headers.insert(MODE, HeaderValue::from_static(served.mode.as_str()));
         headers.insert(ATTEMPTS, served.attempts.into());

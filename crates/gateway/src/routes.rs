@@ -219,7 +219,10 @@ impl Gateway {
         tracing::info!(
             model = &**name,
             status = head.status.as_u16(),
-            served_by = served.as_ref().map(|served| &*served.target),
+            served_by = served
+                .as_ref()
+                .map(|served| &*served.target)
+                .filter(|target| !target.is_empty()),
             mode = served.as_ref().map(|served| served.mode.as_str()),
             attempts = served.as_ref().map(|served| served.attempts),
             begun_ms = u64::try_from(

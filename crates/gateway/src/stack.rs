@@ -1,6 +1,11 @@
 //! The layers: per model a failover over its targets, around one HTTP client.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::body::Body;
 use backstop_cache::{
@@ -30,7 +35,7 @@ use backstop_wire::{
 };
 use http::{Request, Response};
 use secrecy::{ExposeSecret as _, SecretString};
-use tower::{Layer as _, ServiceBuilder, ServiceExt as _, util::BoxCloneSyncService};
+use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 
 use crate::{
     client::Tls,
@@ -71,6 +76,10 @@ enum AnyStore {
     Memory(MemoryStore),
     Redis(RedisStore),
 }
+
+/// What failover decided in a call, for the answer that stands in for its own: it rides in the request.
+#[derive(Clone, Default)]
+struct Decided(Arc<OnceLock<Trace>>);
 
 /// What all models share.
 struct Common {
@@ -255,6 +264,10 @@ fn stack(
         let classify = Judged::new(classify, judge);
         failover(model, common.replay_limit, classify, targets)?
     };
+    let stands_in = model.simplified.is_some() || (model.cache && common.store.is_some());
+    if stands_in {
+        inner = noting(inner);
+    }
     if model.cache
         && let Some((cache, store, secret)) = &common.store
     {
@@ -262,6 +275,9 @@ fn stack(
     }
     if let Some(text) = &model.simplified {
         inner = simplified(inner, model, text, common.replay_limit)?;
+    }
+    if stands_in {
+        inner = recalling(inner);
     }
     let dialect = model.dialect;
     let answering = inner.map_result(move |answered: Result<_, BoxError>| {
@@ -337,9 +353,49 @@ fn plan(
     }
 }
 
+/// Notes what failover decided, since an answer from elsewhere may take the place of its own.
+fn noting(inner: Inner) -> Inner {
+    Inner::new(service_fn(move |request: Request<Body>| {
+        let decided = request.extensions().get::<Decided>().cloned();
+        let answering = inner.clone().oneshot(request);
+        async move {
+            let answered = answering.await;
+            let trace = match &answered {
+                Ok(response) => response.extensions().get(),
+                Err(error) => Trace::find(&**error),
+            };
+            if let (Some(Decided(noted)), Some(trace)) = (decided, trace) {
+                // Nobody else asks in this call.
+                let _ = noted.set(trace.clone());
+            }
+            answered
+        }
+    }))
+}
+
+/// Adds what failover decided to the answer that stands in for its own.
+fn recalling(inner: Inner) -> Inner {
+    Inner::new(service_fn(move |mut request: Request<Body>| {
+        let decided = Decided::default();
+        request.extensions_mut().insert(decided.clone());
+        let answering = inner.clone().oneshot(request);
+        async move {
+            let mut response = answering.await?;
+            let extensions = response.extensions_mut();
+            if extensions.get::<Trace>().is_none()
+                && let Some(trace) = decided.0.get()
+            {
+                extensions.insert(trace.clone());
+            }
+            Ok(response)
+        }
+    }))
+}
+
 /// Typed extensions that layers inside need.
 fn carried() -> CarryExtensions {
     CarryExtensions::default()
+        .with::<Decided>()
         .with::<RequestFacts>()
         .with::<Needs>()
         .with::<Affinity>()

@@ -152,7 +152,7 @@ bad_answers = ["empty", "malformed_tool_call", "truncated"]
 last_resort = "refuse"
 budget = { share = 0.2, per_second = 2, cap = 50, retry_cost = 1, failover_cost = 0.5, hedge_cost = 1 }
 cache = true
-simplified = { text = "Please try again in {retry_after} s.", status = 503 }
+simplified = { text = "Please try again in {retry_after}.", status = 503 }
 "#;
 
 #[test]
@@ -359,7 +359,7 @@ fn says_what_is_wrong_with_the_rare_keys() {
             "line 68: model[0].simplified.status: expected 200 or 503",
         ),
         (
-            "text = \"Please try again in {retry_after} s.\"",
+            "text = \"Please try again in {retry_after}.\"",
             "text = \"\"",
             "line 68: model[0].simplified.text: expected the text to answer with",
         ),

@@ -140,6 +140,8 @@ async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can()
             assert_eq!(stale.text(other), primary.text());
             assert_eq!(stale.header("x-backstop-mode"), "stale");
             assert!(stale.headers.contains_key("age"));
+            let trace = stale.header("x-backstop-trace");
+            assert!(trace.contains("backup;"), "{trace}");
             let status = stale.header("cache-status");
             assert!(status.contains("stale-if-error"), "{status}");
         }
@@ -152,7 +154,7 @@ async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can()
 #[tokio::test]
 async fn the_operators_text_is_the_last_resort() {
     for kind in KINDS {
-        let simplified = "simplified = \"Back in {retry_after} s: {outcome}.\"";
+        let simplified = "simplified = \"Back in {retry_after}: {outcome}.\"";
         let (primary, backup, gateway) = with(kind, "", "", simplified).await;
         primary.always(Reply::status(503).header("retry-after", "7"));
         backup.always(Reply::status(503));
@@ -160,7 +162,10 @@ async fn the_operators_text_is_the_last_resort() {
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("x-backstop-mode"), "simplified");
         let text = answer.text(kind);
-        assert!(text.starts_with("Back in ") && text.len() > 15, "{text}");
+        assert!(text.starts_with("Back in 7 seconds: "), "{text}");
+        assert!(!answer.headers.contains_key("x-backstop-served-by"));
+        let trace = answer.header("x-backstop-trace");
+        assert!(trace.contains("backup;"), "{trace}");
 
         let error = "simplified = { text = \"Out of office.\", status = 503 }";
         let closed = ClosedPort::new().unwrap();
