@@ -46,7 +46,5 @@ pub use observer::{Event, Observer};
 pub use outcome::{HintSource, Kind, Outcome, Phase, RetryAfter, Scope};
 pub use protocol::{Http, NoBody, Requests, Responses, Typed};
 pub use recorder::{Directives, Recorder, Replayed, Simplified};
-pub use replay::{
-    CarryExtensions, FreezeRequest, Frozen, FrozenRequest, PrepareRequest, Replay, SpareRequest,
-};
+pub use replay::{CarryExtensions, FreezeRequest, Frozen, FrozenRequest, Replay, SpareRequest};
 pub use retarget::{Retarget, RetargetFuture, RetargetLayer, RetargetService};

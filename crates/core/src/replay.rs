@@ -11,7 +11,10 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, request::Parts};
 use http_body::Body;
 
-use crate::{BoxError, Deadline, Http, TimeLimits, Typed, body::Replayable};
+use crate::{
+    BoxError, Deadline, Http, TimeLimits, Typed,
+    body::{ReadBody, Replayable},
+};
 
 /// Reads a request once, so that it can be issued again for every attempt.
 ///
@@ -31,10 +34,8 @@ pub trait Replay<Req> {
     type Freeze: Future<Output = Result<Frozen<Self::Frozen, Self::Request>, BoxError>>;
     /// What further requests are made from, when the first one is made already.
     type Spare: Send + Sync + 'static;
-    /// The future of [`prepare`](Self::prepare).
-    type Prepare: Future<
-        Output = Result<Frozen<(Self::Request, Self::Spare), Self::Request>, BoxError>,
-    >;
+    /// What has been read of a request, beside what is left in it.
+    type Read: Default + Send + 'static;
 
     /// Reads the request, at most `limit` bytes of its body, and keeps the extensions that `carry`
     /// names.
@@ -45,10 +46,26 @@ pub trait Replay<Req> {
     /// Makes the request for one attempt.
     fn thaw(frozen: &Self::Frozen) -> Self::Request;
 
-    /// Reads the request as [`freeze`](Self::freeze) does, for whoever sends it at once and again
-    /// only if need be: the first request is the one that came, and what is kept beside it is
-    /// cheaper than a copy.
-    fn prepare(request: Req, limit: usize, carry: &CarryExtensions) -> Self::Prepare;
+    /// Reads the request where it is, at most `limit` bytes of its body: for whoever sends it at
+    /// once, and again only if need be. What further requests are made from is then cheaper than
+    /// what [`freeze`](Self::freeze) gives.
+    ///
+    /// # Errors
+    ///
+    /// When the body fails: the caller's connection broke.
+    fn poll_read(
+        request: &mut Req,
+        read: &mut Self::Read,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>>;
+
+    /// What further requests are made from, of one that was read; `None` if it was larger than the
+    /// limit and can be sent only once.
+    fn spare(request: &Req, read: &Self::Read, carry: &CarryExtensions) -> Option<Self::Spare>;
+
+    /// The first request: the one that came and was read, with the extensions that `carry` names.
+    fn first(request: Req, read: Self::Read, carry: &CarryExtensions) -> Self::Request;
 
     /// Makes the request for a further attempt.
     fn again(spare: &Self::Spare) -> Self::Request;
@@ -103,20 +120,9 @@ pub struct FrozenRequest {
 /// Dropping it drops the request.
 pub struct FreezeRequest<B> {
     // Its body is read in place.
-    request: Option<http::Request<Replayable<B>>>,
-    more: Vec<Bytes>,
-    read: usize,
+    request: Option<http::Request<B>>,
+    read: ReadBody,
     limit: usize,
-}
-
-/// The future that reads an `http::Request` and keeps what further requests need.
-///
-/// # Cancel safety
-///
-/// Dropping it drops the request.
-#[derive(Debug)]
-pub struct PrepareRequest<B> {
-    reading: FreezeRequest<B>,
 }
 
 /// What is kept of an `http::Request` that was read and is being sent.
@@ -143,20 +149,17 @@ where
     type Frozen = FrozenRequest;
     type Freeze = FreezeRequest<B>;
     type Spare = SpareRequest;
-    type Prepare = PrepareRequest<B>;
+    type Read = ReadBody;
 
     fn freeze(
-        request: http::Request<B>,
+        mut request: http::Request<B>,
         limit: usize,
         carry: &CarryExtensions,
     ) -> FreezeRequest<B> {
-        let mut request = request.map(|body| Replayable::once(Bytes::new(), body));
-        let carried = carry.copy(request.extensions());
-        *request.extensions_mut() = carried;
+        carry.retain(request.extensions_mut());
         FreezeRequest {
             request: Some(request),
-            more: Vec::new(),
-            read: 0,
+            read: ReadBody::default(),
             limit,
         }
     }
@@ -166,14 +169,41 @@ where
         http::Request::from_parts(Parts::clone(&frozen.parts), body)
     }
 
-    fn prepare(
-        request: http::Request<B>,
+    #[inline]
+    fn poll_read(
+        request: &mut http::Request<B>,
+        read: &mut ReadBody,
         limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>> {
+        read.poll_more(request.body_mut(), limit, cx)
+    }
+
+    #[inline]
+    fn spare(
+        request: &http::Request<B>,
+        read: &ReadBody,
         carry: &CarryExtensions,
-    ) -> PrepareRequest<B> {
-        PrepareRequest {
-            reading: Self::freeze(request, limit, carry),
-        }
+    ) -> Option<SpareRequest> {
+        read.is_whole().then(|| SpareRequest {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            version: request.version(),
+            headers: PackedHeaders::pack(request.headers()),
+            extensions: carry.copy(request.extensions()),
+            data: read.data().clone(),
+            trailers: read.trailers().map(|trailers| Box::new(trailers.clone())),
+        })
+    }
+
+    #[inline]
+    fn first(
+        mut request: http::Request<B>,
+        read: ReadBody,
+        carry: &CarryExtensions,
+    ) -> Self::Request {
+        carry.retain(request.extensions_mut());
+        request.map(|rest| read.into_body(rest))
     }
 
     fn again(spare: &SpareRequest) -> Self::Request {
@@ -200,7 +230,7 @@ impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
     type Frozen = Arc<Req>;
     type Freeze = Ready<Result<Frozen<Arc<Req>, Req>, BoxError>>;
     type Spare = Req;
-    type Prepare = Ready<Result<Frozen<(Req, Req), Req>, BoxError>>;
+    type Read = ();
 
     fn freeze(request: Req, _: usize, _: &CarryExtensions) -> Self::Freeze {
         ready(Ok(Frozen::Replayable(Arc::new(request))))
@@ -210,8 +240,24 @@ impl<Req: Clone + Send + Sync + 'static> Replay<Req> for Typed {
         Req::clone(frozen)
     }
 
-    fn prepare(request: Req, _: usize, _: &CarryExtensions) -> Self::Prepare {
-        ready(Ok(Frozen::Replayable((request.clone(), request))))
+    #[inline]
+    fn poll_read(
+        _: &mut Req,
+        (): &mut (),
+        _: usize,
+        _: &mut Context<'_>,
+    ) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn spare(request: &Req, (): &(), _: &CarryExtensions) -> Option<Req> {
+        Some(request.clone())
+    }
+
+    #[inline]
+    fn first(request: Req, (): (), _: &CarryExtensions) -> Req {
+        request
     }
 
     fn again(spare: &Req) -> Req {
@@ -242,6 +288,15 @@ impl CarryExtensions {
         Self { copies }
     }
 
+    /// Leaves nothing but what is carried.
+    #[inline]
+    fn retain(&self, extensions: &mut Extensions) {
+        if !extensions.is_empty() {
+            *extensions = self.copy(extensions);
+        }
+    }
+
+    #[inline]
     fn copy(&self, from: &Extensions) -> Extensions {
         let mut to = Extensions::new();
         if !from.is_empty() {
@@ -303,46 +358,31 @@ impl fmt::Debug for FrozenRequest {
 
 // === impl FreezeRequest ===
 
-impl<B> FreezeRequest<B>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-{
-    /// Reads the request: its body is whole, or larger than the limit.
-    #[expect(
-        clippy::expect_used,
-        reason = "polled after completion, as every future"
-    )]
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        let request = self.request.as_mut().expect("polled after completion");
-        let body = request.body_mut();
-        body.poll_read(&mut self.more, &mut self.read, self.limit, cx)
-    }
-
-    /// Takes the request that was read.
-    #[inline]
-    #[expect(clippy::expect_used, reason = "called when it was read, once")]
-    fn take(&mut self) -> http::Request<Replayable<B>> {
-        self.request.take().expect("it was read")
-    }
-}
-
 impl<B> Future for FreezeRequest<B>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
 {
     type Output = Result<Frozen<FrozenRequest, http::Request<Replayable<B>>>, BoxError>;
 
+    #[expect(
+        clippy::expect_used,
+        reason = "polled after completion, as every future"
+    )]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready_or_pending!(self.poll_read(cx))?;
-        let request = self.take();
-        if !request.body().is_whole() {
+        let this = &mut *self;
+        let request = this.request.as_mut().expect("polled after completion");
+        ready_or_pending!(this.read.poll_more(request.body_mut(), this.limit, cx))?;
+        let request = this.request.take().expect("it was read");
+        let read = std::mem::take(&mut this.read);
+        if !read.is_whole() {
+            let request = request.map(|rest| read.into_body(rest));
             return Poll::Ready(Ok(Frozen::Once(request)));
         }
-        let (parts, body) = request.into_parts();
+        let (parts, _) = request.into_parts();
         Poll::Ready(Ok(Frozen::Replayable(FrozenRequest {
             parts: Arc::new(parts),
-            data: body.read(),
-            trailers: body.trailers().map(|trailers| Arc::new(trailers.clone())),
+            data: read.data().clone(),
+            trailers: read.trailers().map(|trailers| Arc::new(trailers.clone())),
         })))
     }
 }
@@ -359,55 +399,12 @@ fn body<B>(data: &Bytes, trailers: Option<&HeaderMap>) -> Replayable<B> {
 impl<B> fmt::Debug for FreezeRequest<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FreezeRequest")
-            .field("read_bytes", &self.read)
+            .field("read", &self.read)
             .finish_non_exhaustive()
     }
 }
 
-// === impl PrepareRequest ===
-
-impl<B> Future for PrepareRequest<B>
-where
-    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-{
-    type Output = Result<
-        Frozen<(http::Request<Replayable<B>>, SpareRequest), http::Request<Replayable<B>>>,
-        BoxError,
-    >;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready_or_pending!(self.reading.poll_read(cx))?;
-        let spare = self.reading.request.as_ref().and_then(SpareRequest::of);
-        let request = self.reading.take();
-        Poll::Ready(Ok(match spare {
-            Some(spare) => Frozen::Replayable((request, spare)),
-            None => Frozen::Once(request),
-        }))
-    }
-}
-
 // === impl SpareRequest ===
-
-impl SpareRequest {
-    /// What is kept of a request, if its body is all there.
-    fn of<B>(request: &http::Request<Replayable<B>>) -> Option<Self>
-    where
-        B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
-    {
-        request.body().is_whole().then(|| Self {
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
-            headers: PackedHeaders::pack(request.headers()),
-            extensions: request.extensions().clone(),
-            data: request.body().read(),
-            trailers: request
-                .body()
-                .trailers()
-                .map(|trailers| Box::new(trailers.clone())),
-        })
-    }
-}
 
 impl fmt::Debug for SpareRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -495,17 +492,19 @@ mod tests {
         use http_body_util::{BodyExt, Full};
 
         let carry = CarryExtensions::default().with::<u8>();
-        let request = http::Request::put("/v1/chat?x=1")
+        let mut request = http::Request::put("/v1/chat?x=1")
             .version(Version::HTTP_2)
             .header("authorization", "Bearer key")
             .extension(7_u8)
             .extension("not carried")
             .body(Full::new(Bytes::from_static(b"a body")))
             .unwrap();
-        let prepared = <Http as Replay<http::Request<Full<Bytes>>>>::prepare(request, 10, &carry);
-        let Some(Ok(Frozen::Replayable((first, spare)))) = prepared.now_or_never() else {
-            panic!("it is small and all there");
-        };
+        let mut read = ReadBody::default();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let is_read = Http::poll_read(&mut request, &mut read, 10, &mut cx);
+        assert!(matches!(is_read, Poll::Ready(Ok(()))));
+        let spare = Http::spare(&request, &read, &carry).unwrap();
+        let first = Http::first(request, read, &carry);
         let again = <Http as Replay<http::Request<Full<Bytes>>>>::again(&spare);
         for request in [first, again] {
             let (parts, body) = request.into_parts();

@@ -4,6 +4,7 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll},
@@ -97,13 +98,20 @@ fn freeze(
 }
 
 fn prepare(
-    request: Request<Upload>,
+    mut request: Request<Upload>,
     limit: usize,
 ) -> Reading<(Issued, <Http as Replay<Request<Upload>>>::Spare)> {
     let carry = CarryExtensions::default();
-    finish(<Http as Replay<Request<Upload>>>::prepare(
-        request, limit, &carry,
-    ))
+    let mut read = <Http as Replay<Request<Upload>>>::Read::default();
+    finish(poll_fn(|cx| {
+        Http::poll_read(&mut request, &mut read, limit, cx)
+    }))?;
+    let spare = Http::spare(&request, &read, &carry);
+    let first = Http::first(request, read, &carry);
+    Ok(match spare {
+        Some(spare) => Frozen::Replayable((first, spare)),
+        None => Frozen::Once(first),
+    })
 }
 
 /// Issues a request so many times, by the one pair or the other.

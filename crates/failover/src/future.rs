@@ -1,5 +1,6 @@
 use std::{
     fmt,
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -34,22 +35,27 @@ pin_project! {
         C: Classify<<P as Replay<Req>>::Request, S::Response>,
         O: Observer,
     {
+        // Gone when it is sent. It stays where it is until then, since it is large.
+        request: Option<Req>,
         #[pin]
         step: Step<
-            P::Prepare,
+            Arc<Inner<S, C, O>>,
+            P::Read,
             AttemptOf<S, C, P, O, Req>,
             Answer<P, S::Response, C::Stream, O>,
         >,
-        // Gone when it is in the box.
+        // Not there before the first poll, nor when it is in the box.
         call: Option<Call<S, C, P, O, Req>>,
     }
 }
 
 pin_project! {
     #[project = StepPinned]
-    enum Step<F, A, T> {
+    enum Step<I, R, A, T> {
+        /// It has not been polled.
+        Called { inner: I, at: Instant },
         /// The request is read.
-        Preparing { #[pin] prepare: F, #[pin] timer: Timer },
+        Reading { read: R, #[pin] timer: Timer },
         /// The first attempt is made.
         Asking { #[pin] attempt: A },
         /// More than that is done.
@@ -61,22 +67,20 @@ pin_project! {
 
 impl<S, C, P, O, Req> ResponseFuture<S, C, P, O, Req>
 where
-    P: Requests<Req> + Replay<Req> + Responses<S::Response>,
-    <P as Responses<S::Response>>::Body: Send + 'static,
-    S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone,
+    P: Replay<Req> + Responses<S::Response>,
+    S: Service<<P as Replay<Req>>::Request>,
     C: Classify<<P as Replay<Req>>::Request, S::Response>,
     O: Observer,
 {
+    #[inline]
     pub(crate) fn new(inner: Arc<Inner<S, C, O>>, request: Req) -> Self {
-        let now = Instant::now();
-        let config = &inner.config;
-        let call = Call::new(Arc::clone(&inner), &request, now);
         Self {
-            step: Step::Preparing {
-                prepare: P::prepare(request, config.replay_limit, &config.carry),
-                timer: Timer::new(now, call.until()),
+            request: Some(request),
+            step: Step::Called {
+                inner,
+                at: Instant::now(),
             },
-            call: Some(call),
+            call: None,
         }
     }
 }
@@ -98,25 +102,38 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let Some(call) = this.call.as_mut() else {
-                let StepPinned::GoingOn { running } = this.step.as_mut().project() else {
-                    return Poll::Pending;
-                };
-                return running.as_mut().poll(cx);
-            };
             match this.step.as_mut().project() {
-                StepPinned::Preparing { prepare, mut timer } => {
-                    let prepared = ready!(timer.as_mut().poll_race(prepare, cx));
-                    let mut request = call.read(prepared, timer.now())?;
-                    match call.first(&mut request) {
+                StepPinned::Called { inner, at } => {
+                    let Some(request) = this.request else {
+                        return Poll::Pending;
+                    };
+                    let call = this.call.insert(Call::new(Arc::clone(inner), request, *at));
+                    let timer = Timer::new(*at, call.until());
+                    this.step.set(Step::Reading {
+                        read: P::Read::default(),
+                        timer,
+                    });
+                }
+                StepPinned::Reading { read, mut timer } => {
+                    let (Some(call), Some(request)) = (this.call.as_mut(), this.request.as_mut())
+                    else {
+                        return Poll::Pending;
+                    };
+                    let limit = call.replay_limit();
+                    let mut reading = poll_fn(|cx| P::poll_read(request, read, limit, cx));
+                    let was_read = ready!(timer.as_mut().poll_race(Pin::new(&mut reading), cx));
+                    call.read(was_read, timer.now())?;
+                    let read = std::mem::take(read);
+                    let Some(request) = this.request.take() else {
+                        return Poll::Pending;
+                    };
+                    let (start, request) = call.first(request, read);
+                    match start {
                         Some(start) if call.hedge_delay(start.course.target).is_none() => {
-                            this.step.set(Step::Asking {
-                                attempt: AttemptOf::<S, C, P, O, Req>::new(
-                                    start,
-                                    request,
-                                    call.classify(),
-                                ),
-                            });
+                            let classify = call.classify();
+                            let attempt =
+                                AttemptOf::<S, C, P, O, Req>::new(start, request, classify);
+                            this.step.set(Step::Asking { attempt });
                         }
                         start => {
                             let start = start.map(|start| (start, request));
@@ -129,6 +146,9 @@ where
                     }
                 }
                 StepPinned::Asking { mut attempt } => {
+                    let Some(call) = this.call.as_mut() else {
+                        return Poll::Pending;
+                    };
                     let attempted = ready!(attempt.as_mut().poll(call.classify(), cx));
                     let (course, now) = (attempt.course(), attempt.now());
                     match attempted {

@@ -69,7 +69,6 @@ impl<S, C, P, O, Req> Service<Req> for Failover<S, C, P, O>
 where
     P: Requests<Req> + Replay<Req> + Responses<S::Response> + 'static,
     <P as Replay<Req>>::Request: Send,
-    <P as Replay<Req>>::Prepare: Send,
     <P as Responses<S::Response>>::Body: Send + 'static,
     S: Service<<P as Replay<Req>>::Request, Error: Into<BoxError>> + Clone + Send + Sync + 'static,
     S::Future: Send,

@@ -11,5 +11,5 @@ mod replayable;
 mod watched;
 
 pub use peeked::{Committed, DEFAULT_PEEK_LIMIT, Peek, PeekFuture, Peeked, peek};
-pub use replayable::Replayable;
+pub use replayable::{ReadBody, Replayable};
 pub use watched::{Watch, Watched};

@@ -10,8 +10,7 @@ mod sequence;
 use std::sync::Arc;
 
 use backstop_core::{
-    BoxError, Classify, Deadline, Failure, Frozen, Observer, Outcome, Phase, Replay, Requests,
-    Responses,
+    BoxError, Classify, Deadline, Failure, Observer, Outcome, Phase, Replay, Requests, Responses,
 };
 use tokio::time::Instant;
 use tower_service::Service;
@@ -33,12 +32,6 @@ pub(crate) use self::ask::Asked;
 /// The response of a call.
 pub(crate) type Answer<P, Res, K, O> =
     <P as Responses<Res>>::With<ResponseBody<<P as Responses<Res>>::Body, K, O>>;
-
-/// What preparing a request gives.
-pub(crate) type Prepared<P, Req> = Result<
-    Frozen<(<P as Replay<Req>>::Request, <P as Replay<Req>>::Spare), <P as Replay<Req>>::Request>,
-    BoxError,
->;
 
 /// What an attempt begins with, and its request.
 pub(crate) type StartOf<S, P, O, Req> = (Start<S, O>, <P as Replay<Req>>::Request);
@@ -139,24 +132,20 @@ where
         }
     }
 
-    /// The first request, once it was read; or not, if that took too long.
+    /// How much of the request is read at most.
+    pub(crate) fn replay_limit(&self) -> usize {
+        self.inner.config.replay_limit
+    }
+
+    /// The request was read, or it was not, or not in time.
     pub(crate) fn read(
         &mut self,
-        prepared: Option<Prepared<P, Req>>,
+        was_read: Option<Result<(), BoxError>>,
         now: Instant,
-    ) -> Result<<P as Replay<Req>>::Request, BoxError> {
+    ) -> Result<(), BoxError> {
         self.now = now;
-        match prepared {
-            Some(Ok(Frozen::Replayable((first, spare)))) => {
-                if self.needs.known_bytes().is_none()
-                    && let Some(bytes) = P::spare_size(&spare)
-                {
-                    self.needs = self.needs.bytes(bytes);
-                }
-                self.spare = Some(spare);
-                Ok(first)
-            }
-            Some(Ok(Frozen::Once(request))) => Ok(request),
+        match was_read {
+            Some(Ok(())) => Ok(()),
             Some(Err(error)) => {
                 let outcome = Outcome::cancelled().with_evidence("the request's body broke off");
                 Err(Failure::with_source(outcome, error).into())
@@ -169,14 +158,25 @@ where
         }
     }
 
-    /// The first attempt, if anybody may be asked.
+    /// The first attempt, if anybody may be asked, and its request.
+    #[inline(always)]
     pub(crate) fn first(
         &mut self,
-        request: &mut <P as Replay<Req>>::Request,
-    ) -> Option<Start<S, O>> {
+        request: Req,
+        read: P::Read,
+    ) -> (Option<Start<S, O>>, <P as Replay<Req>>::Request) {
+        let carry = &self.inner.config.carry;
+        self.spare = P::spare(&request, &read, carry);
+        let mut request = P::first(request, read, carry);
+        if self.needs.known_bytes().is_none()
+            && let Some(bytes) = self.spare.as_ref().and_then(P::spare_size)
+        {
+            self.needs = self.needs.bytes(bytes);
+        }
         self.inner.state.shared.budget.deposit(self.now);
-        let pick = self.pick()?;
-        Some(self.begin(pick, None, request))
+        let pick = self.pick();
+        let start = pick.map(|pick| self.begin(pick, None, &mut request));
+        (start, request)
     }
 
     /// The classifier.
