@@ -60,3 +60,38 @@ impl std::fmt::Debug for Tee {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use backstop_core::Kind;
+
+    use super::*;
+
+    /// What is handed over of these chunks after this end.
+    fn kept(chunks: &[&'static str], end: &Outcome) -> Vec<Result<Vec<Bytes>, &'static str>> {
+        let (sender, receiver) = mpsc::channel();
+        let keep: Keep = Box::new(move |kept| sender.send(kept).unwrap());
+        let mut tee = Tee::new(10, Some(keep));
+        for chunk in chunks {
+            tee.on_data(&Bytes::from(*chunk));
+        }
+        tee.on_finish(end);
+        receiver.into_iter().collect()
+    }
+
+    /// Whatever the chunks look like: the classifier's word counts, not the recorder's alone.
+    #[test]
+    fn only_an_answer_that_ends_well_is_handed_over() {
+        let chunks = ["12345", "67890"];
+        let well = Outcome::success();
+        assert_eq!(kept(&chunks, &well), [Ok(chunks.map(Bytes::from).into())]);
+        for kind in [Kind::Cancelled, Kind::Malformed, Kind::Unavailable] {
+            let end = Outcome::new(kind);
+            assert_eq!(kept(&chunks, &end), [Err("did not end well")]);
+        }
+        let long = ["12345", "678901", "2"];
+        assert_eq!(kept(&long, &well), [Err("larger than max_answer")]);
+    }
+}
