@@ -9,6 +9,9 @@ use crate::{
 
 /// Keeps answers in Redis or Valkey.
 ///
+/// The answers are there in clear, possibly compressed; whose they are and what was asked is in the
+/// keyed hash that they are filed under. Who can read this Redis can read what models answered.
+///
 /// Each answer is one key, `backstop:answer:1:<hash>`, so that any cluster takes it; the server
 /// forgets it after the time to live. Long answers are compressed (LZ4). Memory is bounded by the
 /// server: set `maxmemory` and an eviction policy there.
