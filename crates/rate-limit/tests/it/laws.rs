@@ -44,13 +44,13 @@ async fn the_laws_hold_with_a_reserve() {
 
 /// Whether the head decides, or the body is read: as it passes, or before if it is a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reads {
+pub(crate) enum Reads {
     Head,
     Body,
 }
 
 /// Takes whatever comes for an answer, or for a refusal.
-struct Whatever(Kind);
+pub(crate) struct Whatever(Kind);
 
 impl<Req, B> Classify<Req, Response<B>> for Reads {
     type Call = ();

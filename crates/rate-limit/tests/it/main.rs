@@ -1,5 +1,6 @@
 //! The rate-limit detector as its users see it.
 
+mod allocations;
 mod laws;
 mod limits;
 mod reserve;
