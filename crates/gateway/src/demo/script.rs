@@ -12,7 +12,7 @@ const GAP: Duration = Duration::from_millis(10);
 
 /// The limits of the demonstration's configuration. Short, so that it ends soon; in life a model
 /// has longer to think.
-const LIMIT: &str = "500ms";
+pub(super) const LIMIT: &str = "500ms";
 
 /// What the primary does for a while.
 pub(super) struct Act {

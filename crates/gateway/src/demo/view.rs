@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     client::Mode,
-    script::Act,
+    script::{Act, LIMIT},
     tally::{Tally, Told, Who},
 };
 
@@ -101,8 +101,11 @@ impl<W: Write> View<W> {
             self.row(act.name, tally, None);
         }
         self.row("all", total, Some(Style::Bold));
-        let added = "added: time to the first token beyond that of a model asked directly";
-        self.line(format_args!("{}", self.style(Style::Dim, added)));
+        let legend = format!(
+            "added: time to the first token beyond that of a model asked directly; the primary is given \
+             {LIMIT}\nnot asked: left alone for a while, for a limit or for failing again and again"
+        );
+        self.line(format_args!("{}", self.style(Style::Dim, legend)));
         let verdict = match total.failed {
             0 => self.style(
                 Style::Green,
