@@ -390,6 +390,26 @@ fn the_documentation_has_every_key_and_its_examples_are_right() {
         keys_of(&toml::Value::Table(table), &mut keys);
     }
     assert!(keys.len() > 60, "{keys:?}");
+    let mut described = 0;
+    let sections = text.split("\n## ");
+    let of_the_file =
+        |section: &&str| section.starts_with("The process") || section.starts_with("`[");
+    let parts = sections
+        .filter(of_the_file)
+        .flat_map(|section| section.split("\n### "));
+    for part in parts.filter(|part| !part.starts_with("`bad_answers`")) {
+        for row in part.lines().filter(|row| row.starts_with("| `")) {
+            for key in row.split('|').nth(1).unwrap().split(',') {
+                let key = key.trim().trim_matches('`');
+                assert!(
+                    keys.iter().any(|known| known == key),
+                    "{key} does not exist"
+                );
+                described += 1;
+            }
+        }
+    }
+    assert!(described > 60, "{described}");
     for key in keys {
         let has = |form: String| text.contains(&form);
         assert!(
