@@ -434,8 +434,12 @@ fn cached(
     let tenant = move |request: &FrozenRequest| match &by {
         TenantBy::Everyone => Some(Tenant::new(b"everyone")),
         TenantBy::Header(name) => {
-            let value = request.parts().headers.get(name)?;
-            Some(Tenant::new(value.as_bytes()))
+            let mut values = request.parts().headers.get_all(name).iter();
+            // Of two, who knows which one a proxy has looked at?
+            match (values.next(), values.next()) {
+                (Some(value), None) => Some(Tenant::new(value.as_bytes())),
+                _ => None,
+            }
         }
     };
     let classify = ClassifyHttp::new(model.dialect);

@@ -148,6 +148,14 @@ async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can()
         let foreign = ask_with(&gateway, kind, "authorization", "Bearer two").await;
         assert_eq!(foreign.status, 503);
         assert_eq!(gateway.ask(kind).await.status, 503);
+        // Who says to be two is neither.
+        let mut request = kind.request(&gateway, kind.question("chat").into());
+        for name in ["Bearer one", "Bearer two"] {
+            let value = HeaderValue::from_static(name);
+            request.headers_mut().append("authorization", value);
+        }
+        let both = read(kind, http1().request(request).await.unwrap()).await;
+        assert!(!both.status.is_success(), "{both:?}");
     }
 }
 
