@@ -18,11 +18,11 @@ use crate::{
 
 /// Reads a request once, so that it can be issued again for every attempt.
 ///
-/// There are two pairs, for two uses. Who has to look at the request before it is known whether it is
+/// There are two ways, for two uses. Who has to look at the request before it is known whether it is
 /// sent at all [freezes](Self::freeze) and [thaws](Self::thaw) it: what is frozen can be read, cloned
-/// and shared. Who sends it in any case [prepares](Self::prepare) it, and issues it
-/// [again](Self::again) only if need be: the first request is then no copy, and what is kept for
-/// others is opaque and smaller.
+/// and shared. Who sends it in any case [reads](Self::poll_read) it where it is, sends the
+/// [first](Self::first), and issues it [again](Self::again) from the [spare](Self::spare) only if
+/// need be: the first request is then no copy, and the spare is opaque and smaller.
 ///
 /// Implemented by [`Http`] for every `http::Request` and by [`Typed`] for every `Clone` type.
 pub trait Replay<Req> {
@@ -70,7 +70,7 @@ pub trait Replay<Req> {
     /// Makes the request for a further attempt.
     fn again(spare: &Self::Spare) -> Self::Request;
 
-    /// The size of the prepared request in bytes, when it is known.
+    /// The size of the request in bytes, when it is known.
     fn spare_size(spare: &Self::Spare) -> Option<u64>;
 
     /// The typed extensions of a request, if such requests have any.
