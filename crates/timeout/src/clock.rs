@@ -82,8 +82,8 @@ enum Stage {
 
 /// What is due first.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Due {
-    pub(crate) at: Instant,
+struct Due {
+    at: Instant,
     what: What,
 }
 
