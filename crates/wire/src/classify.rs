@@ -411,7 +411,8 @@ impl Whole {
 
     /// A reader of events, fed with what is held, if that is what the body turns out to be.
     fn as_stream(&mut self, chunk: &[u8]) -> Option<StreamReader> {
-        if !self.head.status.is_success() || self.extent.has_begun() || self.too_large {
+        let is_settled = self.extent.has_begun() || self.too_large || self.decided.is_some();
+        if !self.head.status.is_success() || is_settled {
             return None;
         }
         let blank = |byte: &&u8| byte.is_ascii_whitespace() || BOM.contains(byte);

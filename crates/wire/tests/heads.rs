@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 
 use backstop_core::{BoxError, Classify, ClassifyStream, End, Kind, Outcome, Progress, Verdict};
-use backstop_wire::{AnswerReader, ClassifyHttp, Dialect};
+use backstop_wire::{AnswerReader, ClassifyHttp, Dialect, UNARY_LIMIT};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 
 fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -169,4 +169,21 @@ fn the_reset_of_a_spent_limit_is_the_wait_for_an_error_under_a_200_too() {
             assert_eq!(wait, expected, "{content_type}, {left} left");
         }
     }
+}
+
+/// Whoever passes a body on may go on feeding after the verdict.
+#[test]
+fn blank_lines_without_end_fail_once_and_are_read_no_further() {
+    let mut reader = reader(200, &[("content-type", "application/json")]);
+    let blank = vec![b'\n'; UNARY_LIMIT / 2];
+    assert_eq!(reader.on_data(&blank).failed, None);
+    assert_eq!(reader.on_data(&blank).failed, None);
+    let failed = reader.on_data(&blank).failed.map(|outcome| outcome.kind());
+    assert!(matches!(failed, Some(Kind::TimedOut(_))), "{failed:?}");
+    for late in [&b"\n"[..], b"data: {}\n\n", b"{\"choices\":[]}"] {
+        let step = reader.on_data(late);
+        assert_eq!((step.progress, step.failed), (Progress::None, None));
+    }
+    let end = reader.on_end(End::Clean(None)).kind();
+    assert!(matches!(end, Kind::TimedOut(_)), "{end:?}");
 }
