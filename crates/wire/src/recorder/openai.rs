@@ -1,4 +1,4 @@
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use super::{append, event, unix_now};
 /// Folds the chunks of a stream into the answer that the same request would get without one.
 pub(super) fn fold(chunks: &[Value]) -> Result<Value, &'static str> {
     let mut answer = Map::new();
-    let mut choices: Vec<Map<String, Value>> = Vec::new();
+    let mut choices: BTreeMap<u64, Map<String, Value>> = BTreeMap::new();
     for chunk in chunks {
         let chunk = chunk.as_object().ok_or("a chunk is not an object")?;
         for (key, value) in chunk {
@@ -28,27 +28,23 @@ pub(super) fn fold(chunks: &[Value]) -> Result<Value, &'static str> {
         {
             let delta = delta.as_object().ok_or("a choice is not an object")?;
             let index = delta.get("index").and_then(Value::as_u64).unwrap_or(0);
-            let known = choices.iter_mut().find(|choice| choice["index"] == index);
-            let choice = match known {
-                Some(choice) => choice,
-                None => {
-                    let message = json!({"role": "assistant", "content": null});
-                    let choice = json!({"index": index, "message": message, "finish_reason": null});
-                    let Value::Object(choice) = choice else {
-                        return Err("unreachable");
-                    };
-                    choices.push(choice);
-                    choices.last_mut().ok_or("unreachable")?
-                }
-            };
+            let choice = choices.entry(index).or_insert_with(|| {
+                Map::from_iter([
+                    ("index".to_owned(), Value::from(index)),
+                    (
+                        "message".to_owned(),
+                        json!({"role": "assistant", "content": null}),
+                    ),
+                    ("finish_reason".to_owned(), Value::Null),
+                ])
+            });
             fold_choice(choice, delta)?;
         }
     }
-    choices.sort_by_key(|choice| choice["index"].as_u64());
     answer.insert("object".to_owned(), json!("chat.completion"));
     answer.insert(
         "choices".to_owned(),
-        choices.into_iter().map(Value::Object).collect(),
+        choices.into_values().map(Value::Object).collect(),
     );
     Ok(Value::Object(answer))
 }
