@@ -9,6 +9,9 @@ const NETWORK: &str =
     "https://learn.microsoft.com/azure/ai-services/cognitive-services-virtual-networks";
 const DEPLOY: &str = "https://learn.microsoft.com/azure/ai-services/openai/how-to/create-resource";
 
+const VERSIONS: &str =
+    "https://learn.microsoft.com/azure/ai-services/openai/api-version-deprecation";
+
 pub(super) const FAMILY: Family = Family {
     rows: &[
         Rule::new("azure: high demand under a 429 is capacity", QUOTAS)
@@ -47,6 +50,13 @@ pub(super) const FAMILY: Family = Family {
             .says(NOT_FOUND),
         Rule::new("azure: the operation is not served by the model", DEPLOY)
             .words(&["operationnotsupported"])
+            .says(UNSUPPORTED),
+        Rule::new("azure: the API version does not serve the model", VERSIONS)
+            .on(&[400, 404])
+            .text(&[
+                "enabled only for api versions",
+                "enabled only for api-versions",
+            ])
             .says(UNSUPPORTED),
         Rule::new(
             "azure: limit of the subscription, not of a deployment",

@@ -9,6 +9,7 @@ const HTTP: &str = "RFC 9110 section 15";
 const SEEN: &str = "messages in the providers' error references, docs/wire.md";
 const VLLM: &str = "https://github.com/vllm-project/vllm (entrypoints/openai)";
 const REPLICATE: &str = "https://replicate.com/docs/reference/http#predictions.create";
+const LM_STUDIO: &str = "https://github.com/lmstudio-ai/lmstudio-bug-tracker";
 const FASTAPI: &str = "https://fastapi.tiangolo.com/tutorial/handling-errors/";
 
 /// Where a limit or lack of capacity may stand.
@@ -118,6 +119,7 @@ pub(super) const PHRASES: &[Rule] = &[
             "request body too large",
             "image exceeds",
             "file too large",
+            "pdf pages may be provided",
         ])
         .says(TOO_LARGE),
     // Content.
@@ -221,6 +223,10 @@ pub(super) const PHRASES: &[Rule] = &[
             "maximum allowed number of output tokens",
         ])
         .says(WRONG),
+    Rule::new("message: the model has crashed", LM_STUDIO)
+        .on(&[400, 5, NONE])
+        .text(&["model has crashed", "model crashed"])
+        .says(DOWN_MODEL),
     Rule::new("message: more memory than there is", SEEN)
         .on(&[5, NONE])
         .text(&["requires more system memory"])
@@ -385,6 +391,7 @@ const UNSUPPORTED_PHRASES: &[&str] = &[
     "not supported",
     "isn't supported",
     "only supports",
+    "supports at most",
     "support tool use",
     "support image input",
     "is unsupported",

@@ -31,8 +31,9 @@ pub(super) const FAMILY: Family = Family {
                 "is not supported",
                 "does not support",
                 "not a multimodal model",
-                // Of images, videos and the like, where the model takes none.
+                // Of images, videos and the like.
                 "at most 0 ",
+                "(s) may be provided in one",
                 "chat template",
             ])
             .says(UNSUPPORTED),
