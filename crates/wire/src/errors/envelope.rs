@@ -782,11 +782,13 @@ fn without_quotations(text: &str, may_echo: bool, into: &mut String) {
     into.reserve(text.len());
     let mut rest = text;
     let mut before = ' ';
+    // Where one apostrophe closes nothing no later one does, and to look each time would be quadratic.
+    let mut may_close = true;
     while let Some(open) = rest.chars().next() {
         rest = &rest[open.len_utf8()..];
         let close = match open {
             '"' | '`' => Some(open),
-            '\'' if !before.is_alphanumeric() => Some(open),
+            '\'' if may_close && !before.is_alphanumeric() => Some(open),
             '\u{201c}' => Some('\u{201d}'),
             '{' if may_echo => Some('}'),
             _ => None,
@@ -806,6 +808,7 @@ fn without_quotations(text: &str, may_echo: bool, into: &mut String) {
             };
             end.map(|(at, _)| at)
         });
+        may_close &= end.is_some() || close != Some('\'');
         match (close, end) {
             (Some(close), Some(end)) => {
                 let inside = &rest[..end];

@@ -287,6 +287,8 @@ pub(super) const TYPED: &[Rule] = &[
             "server_busy",
             "server_is_overloaded",
             "provider_overloaded",
+            "engine_overloaded",
+            "engine_overloaded_error",
         ])
         .says(BUSY_PROVIDER),
     Rule::new("code of a time-out at the provider", CODES)
