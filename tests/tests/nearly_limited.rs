@@ -9,10 +9,8 @@ use std::{
     time::Duration,
 };
 
-use backstop_core::{BoxError, Classify, Kind, Scope, body::Replayable};
-use backstop_failover::{
-    Considered, Failover, FailoverBuilder, Retry, Target, Trace, health::State,
-};
+use backstop_core::{BoxError, Classify, Considered, Kind, Scope, Served, body::Replayable};
+use backstop_failover::{Failover, FailoverBuilder, Retry, Target, health::State};
 use backstop_rate_limit::{RateLimitLayer, ResponseBody};
 use backstop_wire::{ClassifyHttp, Dialect};
 use bytes::Bytes;
@@ -74,16 +72,16 @@ fn build(
 }
 
 /// Asks once, reads the answer, and says what was decided.
-async fn ask(failover: &Failover<Limited, ClassifyHttp>) -> Trace {
+async fn ask(failover: &Failover<Limited, ClassifyHttp>) -> Served {
     let request = Request::post("/v1/chat/completions").body(Full::from(r#"{"model":"m"}"#));
     let mut failover = failover.clone();
     let ready = failover.ready().await.expect("ready");
     let answer = ready.call(request.expect("valid")).await.expect("answered");
     assert_eq!(answer.status(), 200);
-    let trace = answer.extensions().get::<Trace>().expect("a trace").clone();
+    let served = answer.extensions().get::<Served>().expect("told").clone();
     let body = answer.into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), ANSWER);
-    trace
+    served
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,12 +89,13 @@ async fn another_target_is_preferred_and_the_first_keeps_its_good_name() {
     let ((first, asked_first), (second, asked_second)) = (target(2), target(90));
     let failover = failover(vec![first, second]);
     // Nothing is known yet.
-    assert_eq!(ask(&failover).await.served(), Some("model-0"));
+    assert_eq!(&*ask(&failover).await.target, "model-0");
     let start = Instant::now();
 
     for calls in 1..=50 {
-        let trace = ask(&failover).await;
-        assert_eq!(trace.served(), Some("model-1"));
+        let served = ask(&failover).await;
+        assert_eq!(&*served.target, "model-1");
+        let trace = served.trace.expect("a trace");
         let (name, tried) = trace.attempts().next().expect("the first");
         let outcome = tried.outcome.expect("answered");
         assert_eq!((name, outcome.kind()), ("model-0", Kind::Throttled));
@@ -113,7 +112,7 @@ async fn another_target_is_preferred_and_the_first_keeps_its_good_name() {
 
     // When the limit is full again, so is its share.
     tokio::time::advance(10 * SECOND).await;
-    assert_eq!(ask(&failover).await.served(), Some("model-0"));
+    assert_eq!(&*ask(&failover).await.target, "model-0");
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,7 +123,7 @@ async fn the_only_target_is_paced_and_never_refused() {
     // Two are left for ten seconds: one every five.
     for waited in [0, 5] {
         let start = Instant::now();
-        assert_eq!(ask(&failover).await.served(), Some("model-0"));
+        assert_eq!(&*ask(&failover).await.target, "model-0");
         assert_eq!(Instant::now() - start, waited * SECOND);
     }
     assert_eq!(asked.load(Ordering::SeqCst), 3);
@@ -138,8 +137,9 @@ async fn the_last_target_left_is_paced_and_never_refused() {
     assert!(failover.handle().switch_off("model-1"));
     for waited in [0, 5] {
         let start = Instant::now();
-        let trace = ask(&failover).await;
-        assert_eq!(trace.served(), Some("model-0"));
+        let served = ask(&failover).await;
+        assert_eq!(&*served.target, "model-0");
+        let trace = served.trace.expect("a trace");
         assert!(trace.candidates().all(|candidate| {
             &*candidate.target == "model-0" || matches!(candidate.verdict, Considered::Skipped(_))
         }));
@@ -155,7 +155,7 @@ async fn of_two_that_are_nearly_limited_the_last_one_answers() {
     let failover = failover(vec![first, second]);
     ask(&failover).await;
     for calls in 1..=3 {
-        assert_eq!(ask(&failover).await.served(), Some("model-1"));
+        assert_eq!(&*ask(&failover).await.target, "model-1");
         assert_eq!(asked_second.load(Ordering::SeqCst), calls);
     }
     assert_eq!(asked_first.load(Ordering::SeqCst), 1);
@@ -168,8 +168,9 @@ async fn a_retry_does_not_go_before_another_target() {
     let failover = build(builder().retry(Retry::times(3)), vec![first, second]);
     ask(&failover).await;
     let start = Instant::now();
-    let trace = ask(&failover).await;
-    assert_eq!(trace.served(), Some("model-1"));
+    let served = ask(&failover).await;
+    assert_eq!(&*served.target, "model-1");
+    let trace = served.trace.expect("a trace");
     assert_eq!(trace.attempts().count(), 2);
     assert_eq!(Instant::now(), start, "nobody waited");
     assert_eq!(asked_first.load(Ordering::SeqCst), 1);

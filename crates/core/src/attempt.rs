@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use crate::Trace;
+
 /// Which attempt a request is; a typed request extension set by failover.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -13,7 +15,7 @@ pub struct Attempt {
 }
 
 /// Who answered; a typed response extension.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Served {
     /// The name of the target that answered.
@@ -22,6 +24,8 @@ pub struct Served {
     pub mode: Mode,
     /// How many attempts were sent for this call, over all targets.
     pub attempts: u32,
+    /// What was decided for the call, and why; `None` for an answer that no target gave.
+    pub trace: Option<Trace>,
 }
 
 /// In which way a call was answered.
@@ -64,6 +68,7 @@ impl Served {
             target,
             mode,
             attempts,
+            trace: None,
         }
     }
 }

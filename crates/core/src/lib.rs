@@ -34,6 +34,7 @@ mod protocol;
 mod recorder;
 mod replay;
 mod retarget;
+mod trace;
 
 pub use attempt::{Attempt, Mode, Served};
 pub use classify::{
@@ -48,3 +49,4 @@ pub use protocol::{Http, NoBody, Requests, Responses, Typed};
 pub use recorder::{Directives, Recorder, Replayed, Simplified};
 pub use replay::{CarryExtensions, FreezeRequest, Frozen, FrozenRequest, Replay, SpareRequest};
 pub use retarget::{Retarget, RetargetFuture, RetargetLayer, RetargetService};
+pub use trace::{Candidate, Cause, Considered, Exhausted, SkipReason, Trace, Tried};

@@ -6,7 +6,8 @@
 //!
 //! ```
 //! use std::time::Duration;
-//! use backstop_failover::{SkipReason, admission::{Admission, AdmissionConfig}};
+//! use backstop_core::SkipReason;
+//! use backstop_failover::{admission::{Admission, AdmissionConfig}};
 //! use tokio::time::Instant;
 //!
 //! let now = Instant::now();
@@ -30,13 +31,14 @@ mod rate;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
+use backstop_core::SkipReason;
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use self::rate::Rate;
 use crate::{
-    ConfigError, SkipReason, Skipped,
+    ConfigError, Skipped,
     sync::{AtomicUsize, Ordering},
 };
 

@@ -1,22 +1,21 @@
 use std::{
     future::poll_fn,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use backstop_core::{
-    BoxError, Classify, ClassifyStream, End, Kind, Observer, Outcome, Phase, Responses, Scope,
-    Verdict,
+    BoxError, Classify, ClassifyStream, Considered, End, Kind, Observer, Outcome, Phase, Responses,
+    Scope, Trace, Tried, Verdict,
     body::{Peek, PeekFuture, peek},
 };
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::{
-    ResponseBody, body::Tail, keep::Kept, policy, report::Report, timer::Timer, trace::Tried,
-};
+use crate::{ResponseBody, body::Tail, keep::Kept, policy, report::Report, timer::Timer};
 
 pub(crate) type HeadOf<P, Res> = <P as Responses<Res>>::Head;
 pub(crate) type BodyOf<P, Res> = <P as Responses<Res>>::Body;
@@ -309,6 +308,22 @@ where
             answer,
             error,
         })))
+    }
+}
+
+impl Course {
+    /// Tells the trace how it went: in its place, or in the next one.
+    pub(crate) fn put(&self, trace: &mut Trace, name: &Arc<str>) {
+        match self.place {
+            None => {
+                trace.push(name, Considered::Tried(self.tried));
+            }
+            Some(place) => {
+                if let Some(tried) = trace.attempt_mut(place) {
+                    *tried = self.tried;
+                }
+            }
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 //!
 //! ```
 //! use backstop_core::{Kind, Outcome};
-//! use backstop_failover::{SkipReason, guards::{Guards, Needs, WentWrong}};
+//! use backstop_core::SkipReason;
+//! use backstop_failover::{guards::{Guards, Needs, WentWrong}};
 //!
 //! let small = Guards::default().context_window(8_000);
 //! let large = Guards::default().context_window(200_000);
@@ -19,9 +20,7 @@
 //! assert_eq!(small.serves(&needs), Err(SkipReason::ContextWindow));
 //! ```
 
-use backstop_core::Kind;
-
-use crate::SkipReason;
+use backstop_core::{Kind, SkipReason};
 
 /// What is declared of one target. Whatever is not declared is not checked.
 #[derive(Clone, Copy, Debug, PartialEq)]

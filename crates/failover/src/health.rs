@@ -33,7 +33,8 @@
 //! ```
 //! use std::time::Duration;
 //! use backstop_core::{Kind, Outcome};
-//! use backstop_failover::{SkipReason, health::{Health, HealthConfig, State}};
+//! use backstop_core::SkipReason;
+//! use backstop_failover::{health::{Health, HealthConfig, State}};
 //! use tokio::time::Instant;
 //!
 //! let now = Instant::now();
@@ -62,7 +63,7 @@ mod word;
 
 use std::{array, fmt, sync::Arc, time::Duration};
 
-use backstop_core::{HintSource, Kind, Outcome, Scope};
+use backstop_core::{HintSource, Kind, Outcome, Scope, SkipReason};
 use tokio::time::Instant;
 
 pub use self::{
@@ -72,7 +73,7 @@ pub use self::{
 };
 use self::{room::Room, window::Window, word::Word};
 use crate::{
-    ConfigError, SkipReason, Skipped,
+    ConfigError, Skipped,
     epoch::{Epoch, nanos},
     sync::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };

@@ -23,7 +23,7 @@
 //!   is late ([`Hedge`]), trying out the backups with a share of the calls
 //!   ([`exercise`](FailoverBuilder::exercise)), judging whole answers ([`Judged`]).
 //! * Who answered is told by the response extension [`Served`](backstop_core::Served), and every
-//!   target that was thought of, with the reason and the times, by [`Trace`], which is also in the
+//!   target that was thought of, with the reason and the times, by its [`Trace`](backstop_core::Trace), which is also in the
 //!   chain of an error. [`FailoverHandle`] shows the targets and takes an operator's orders.
 //!
 //! The healthy path takes no lock and starts no task. Targets are shared between calls by
@@ -94,7 +94,6 @@ mod state;
 mod sync;
 mod target;
 mod timer;
-mod trace;
 
 pub use body::ResponseBody;
 pub use config::{DEFAULT_REPLAY_LIMIT, DEFAULT_WAIT, FailoverBuilder};
@@ -107,6 +106,5 @@ pub use layer::FailoverLayer;
 pub use reserve::Reserve;
 pub use retry::Retry;
 pub use service::Failover;
-pub use skip::{SkipReason, Skipped};
+pub use skip::Skipped;
 pub use target::Target;
-pub use trace::{Candidate, Cause, Considered, Exhausted, Trace, Tried};

@@ -4,10 +4,12 @@ mod support;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use backstop_core::{Event, Kind, Mode, Observer, Outcome, Phase, Served, TimeLimits};
-use backstop_failover::{
-    Cause, Considered, Failover, FailoverBuilder, Force, Hedge, Judged, Retry, SkipReason, Target,
+use backstop_core::{
+    Cause, Considered, Event, Kind, Mode, Observer, Outcome, Phase, Served, SkipReason, TimeLimits,
     Trace,
+};
+use backstop_failover::{
+    Failover, FailoverBuilder, Force, Hedge, Judged, Retry, Target,
     admission::{Admission, AdmissionConfig},
     budget::{Budget, BudgetConfig},
     guards::{Guards, Kinds, Needs},
@@ -57,7 +59,7 @@ fn served(response: &http::Response<impl Sized>) -> Served {
 }
 
 fn trace(response: &http::Response<impl Sized>) -> Trace {
-    response.extensions().get::<Trace>().expect("told").clone()
+    served(response).trace.expect("told")
 }
 
 #[derive(Clone, Default)]
@@ -106,7 +108,7 @@ async fn the_same_target_is_asked_again_where_that_makes_sense() {
     let trace = trace(&response);
     let causes: Vec<_> = trace.attempts().map(|(_, tried)| tried.cause).collect();
     assert_eq!(causes, [Cause::Planned, Cause::Retry]);
-    assert!(trace.budget_left().is_some());
+    assert!(trace.budget_left.is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +149,7 @@ async fn an_empty_budget_ends_the_call_at_once_with_the_primarys_answer() {
     let response = failover.oneshot(request()).await.unwrap();
     assert_eq!(response.status().as_u16(), 503);
     assert_eq!(response.headers()["x-should-retry"], "false");
-    assert_eq!(trace(&response).budget_left(), Some(0.0));
+    assert_eq!(trace(&response).budget_left, Some(0.0));
     assert_eq!((primary.calls(), backup.calls()), (1, 0));
     assert_eq!(
         log.take(),
@@ -731,7 +733,7 @@ async fn the_trace_tells_all_that_was_decided() {
         .unwrap();
     let response = failover.oneshot(request()).await.unwrap();
     let trace = trace(&response);
-    assert_eq!(trace.served(), Some("model-3"));
+    assert_eq!(&*served(&response).target, "model-3");
     assert_eq!(
         trace.to_header_value(),
         "model-0;failed=timeout;phase=headers;possible_duplicate;ms=30000, \

@@ -2,8 +2,7 @@
 //! the answers of targets.
 
 use axum::{body::Body, response::Response};
-use backstop_core::Served;
-use backstop_failover::Trace;
+use backstop_core::{Served, Trace};
 use backstop_wire::{Dialect, request::BadBody};
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,

@@ -9,8 +9,8 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use backstop_core::{BoxError, Mode, Served, TimeLimits, body::Replayable};
-use backstop_failover::{FailoverHandle, Force, Trace, plan::Affinity};
+use backstop_core::{BoxError, Mode, Served, TimeLimits, Trace, body::Replayable};
+use backstop_failover::{FailoverHandle, Force, plan::Affinity};
 use backstop_rate_limit::RateLimitHandle;
 use backstop_redis::SharedHealthTask;
 use backstop_wire::{
@@ -208,8 +208,13 @@ impl Gateway {
         // How the target was spoken to is no business of this connection.
         head.version = http::Version::default();
         let served: Option<Served> = head.extensions.remove();
-        let trace: Option<Trace> = head.extensions.remove();
-        dress(&mut head.headers, served.as_ref(), trace.as_ref());
+        let failed: Option<Trace> = head.extensions.remove();
+        let trace = served.as_ref().and_then(|served| served.trace.as_ref());
+        dress(
+            &mut head.headers,
+            served.as_ref(),
+            trace.or(failed.as_ref()),
+        );
         // On good days it would only repeat the rest of the line.
         let is_plain = head.status.is_success()
             && served

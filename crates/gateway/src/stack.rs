@@ -13,10 +13,11 @@ use backstop_cache::{
     SimplifiedAnswer, Store, Tenant,
 };
 use backstop_core::{
-    BoxError, CarryExtensions, Classify, FrozenRequest, RetargetLayer, body::Replayable, outcome_of,
+    BoxError, CarryExtensions, Classify, FrozenRequest, RetargetLayer, Served, Trace,
+    body::Replayable, outcome_of,
 };
 use backstop_failover::{
-    Failover, FailoverHandle, Force, Judged, Trace,
+    Failover, FailoverHandle, Force, Judged,
     admission::Admission,
     budget::Budget,
     guards::Needs,
@@ -33,7 +34,7 @@ use backstop_wire::{
     request::RequestFacts,
     retarget::{Credential, HttpTarget},
 };
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 
@@ -353,6 +354,13 @@ fn plan(
     }
 }
 
+/// The trace of an answer: told with who served it, or alone when nobody did.
+fn told(extensions: &Extensions) -> Option<&Trace> {
+    let served = extensions.get::<Served>();
+    let trace = served.and_then(|served| served.trace.as_ref());
+    trace.or_else(|| extensions.get())
+}
+
 /// Notes what failover decided, since an answer from elsewhere may take the place of its own.
 fn noting(inner: Inner) -> Inner {
     Inner::new(service_fn(move |request: Request<Body>| {
@@ -361,7 +369,7 @@ fn noting(inner: Inner) -> Inner {
         async move {
             let answered = answering.await;
             let trace = match &answered {
-                Ok(response) => response.extensions().get(),
+                Ok(response) => told(response.extensions()),
                 Err(error) => Trace::find(&**error),
             };
             if let (Some(Decided(noted)), Some(trace)) = (decided, trace) {
@@ -382,7 +390,7 @@ fn recalling(inner: Inner) -> Inner {
         async move {
             let mut response = answering.await?;
             let extensions = response.extensions_mut();
-            if extensions.get::<Trace>().is_none()
+            if told(extensions).is_none()
                 && let Some(trace) = decided.0.get()
             {
                 extensions.insert(trace.clone());

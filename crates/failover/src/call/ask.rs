@@ -8,17 +8,18 @@ use std::{
     time::Duration,
 };
 
-use backstop_core::{BoxError, Classify, ClassifyStream, Observer, Replay, Responses};
+use backstop_core::{
+    BoxError, Cause, Classify, ClassifyStream, Considered, Observer, Replay, Responses,
+};
 use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{AttemptOf, Call, StartOf};
 use crate::{
-    Considered, ResponseBody,
+    ResponseBody,
     attempt::{Attempted, AttemptedOf, BodyOf, Course, HeadOf, Limits, Loss, Start},
     budget::Spend,
     timer::Timer,
-    trace::Cause,
 };
 
 /// Which target was asked, and how.
@@ -129,8 +130,10 @@ where
                 round => {
                     if !other_lost {
                         let took = self.now.saturating_duration_since(other.at);
-                        if let Some(place) = other.place {
-                            self.past().trace.called_off(place, took);
+                        if let Some(place) = other.place
+                            && let Some(tried) = self.past().trace.attempt_mut(place)
+                        {
+                            tried.took = took;
                         }
                     }
                     return round;
@@ -177,7 +180,7 @@ where
             Attempted::Answered(head, body) => {
                 self.note_answer(course, now);
                 let name = self.inner.state.name(course.target);
-                self.past.get_or_insert_default().trace.put(name, course);
+                course.put(&mut self.past.get_or_insert_default().trace, name);
                 Round::Answered(course.target, head, body)
             }
             Attempted::Lost(loss) => {

@@ -2,13 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backstop_core::{Attempt, BoxError, Classify, Event, Observer, Replay, Responses};
+use backstop_core::{
+    Attempt, BoxError, Cause, Classify, Considered, Event, Observer, Replay, Responses, SkipReason,
+    Tried,
+};
 use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{Call, StartOf};
 use crate::{
-    Considered, SkipReason, Skipped,
+    Skipped,
     admission::Slot,
     attempt::{Course, Limits, Start},
     guards::WentWrong,
@@ -17,7 +20,6 @@ use crate::{
     report::Report,
     service::Inner,
     timer::since,
-    trace::{Cause, Tried},
 };
 
 /// A target that may be asked now.

@@ -3,19 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use backstop_core::{
-    BoxError, Classify, Event, Failure, HintSource, Kind, Mode, Observer, Outcome, Phase, Replay,
-    Responses, Served,
+    BoxError, Cause, Classify, Event, Exhausted, Failure, HintSource, Kind, Mode, Observer,
+    Outcome, Phase, Replay, Responses, Served, Trace, Tried,
 };
 use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{Answer, Call, LossOf};
 use crate::{
-    Exhausted, ResponseBody, Trace,
+    ResponseBody,
     attempt::{BodyOf, Course, HeadOf, Loss},
     policy,
     timer::since,
-    trace::{Cause, Tried},
 };
 
 type AnswerBody<P, Res, K, O> = ResponseBody<BodyOf<P, Res>, K, O>;
@@ -53,7 +52,7 @@ where
         self.now = self.now.max(now);
         let state = &self.inner.state;
         let past = self.past.get_or_insert_default();
-        past.trace.put(state.name(target), course);
+        course.put(&mut past.trace, state.name(target));
         if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = kind {
             state
                 .shared
@@ -185,19 +184,19 @@ where
         is_final: bool,
     ) -> Answer<P, S::Response, C::Stream, O> {
         if let Some(extensions) = <P as Responses<S::Response>>::extensions_mut(&mut head) {
-            let mut trace = self.take_trace();
+            let trace = self.take_trace();
             let name = self.inner.state.name(target);
             let mode = if target == self.planned_first {
                 Mode::Primary
             } else {
                 Mode::Failover
             };
-            extensions.insert(Served::new(Arc::clone(name), mode, self.attempts));
-            trace.served = Some(Arc::clone(name));
+            let mut served = Served::new(Arc::clone(name), mode, self.attempts);
+            let trace = served.trace.insert(trace);
             if let Some(course) = answered {
-                trace.put(name, course);
+                course.put(trace, name);
             }
-            extensions.insert(trace);
+            extensions.insert(served);
         }
         if is_final {
             P::mark_final(&mut head);

@@ -1,6 +1,8 @@
 use tokio::time::Instant;
 
-use crate::{Skipped, Trace, guards::WentWrong};
+use backstop_core::Trace;
+
+use crate::{Skipped, guards::WentWrong};
 
 /// What has happened in a call so far. Most calls have no past: the first attempt answers.
 pub(super) struct Past<L> {

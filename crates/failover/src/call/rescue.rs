@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, pin::pin};
 
-use backstop_core::{BoxError, Classify, Event, Observer, Outcome, Replay, Responses};
+use backstop_core::{BoxError, Cause, Classify, Event, Observer, Outcome, Replay, Responses};
 use tower_service::Service;
 
 use super::{
@@ -10,10 +10,7 @@ use super::{
     ask::{Asked, Round, RoundOf},
     choose::Pick,
 };
-use crate::{
-    budget::Spend, health::State, keep::READ_WITHIN, policy, retry::Retry, timer::Timer,
-    trace::Cause,
-};
+use crate::{budget::Spend, health::State, keep::READ_WITHIN, policy, retry::Retry, timer::Timer};
 
 /// What follows from a round that gave no answer.
 #[derive(Clone, Copy, Debug)]

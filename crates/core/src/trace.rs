@@ -6,14 +6,13 @@ use std::{
     time::Duration,
 };
 
-use backstop_core::{Kind, Outcome};
 use http::HeaderValue;
 
-use crate::{SkipReason, attempt::Course};
+use crate::{BoxError, Kind, Outcome};
 
 /// Every target that was thought of for a call, tried or skipped, and what was left at the end.
 ///
-/// It rides in the answer as a typed response extension. When there is no answer it is in the
+/// It is told with the answer, in [`Served`](crate::Served). When there is no answer it is in the
 /// error's chain, where [`Trace::find`] finds it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
@@ -21,10 +20,12 @@ pub struct Trace {
     first: Option<Candidate>,
     more: Vec<Candidate>,
     omitted: u32,
-    pub(crate) served: Option<Arc<str>>,
-    pub(crate) took: Duration,
-    pub(crate) deadline_left: Option<Duration>,
-    pub(crate) budget_left: Option<f64>,
+    /// How long it took to decide.
+    pub took: Duration,
+    /// What was left then of the deadline, if the call has one.
+    pub deadline_left: Option<Duration>,
+    /// What was left then of the budget, in tokens, when a budget was asked.
+    pub budget_left: Option<f64>,
 }
 
 /// A target that was thought of.
@@ -71,6 +72,48 @@ pub struct Tried {
     pub called_off: bool,
 }
 
+/// Why a candidate was not asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// An operator switched it off.
+    SwitchedOff,
+    /// An order says that somebody else is to answer.
+    Forced,
+    /// It said that it is limited, and the time is not over.
+    Throttled,
+    /// It is ejected after faults.
+    Faulting,
+    /// It is ejected after faults, and the one probe is under way.
+    Probing,
+    /// It is back after faults, and this request is not of the share it gets so far.
+    Recovering,
+    /// It holds as many of our requests as it may.
+    AtCapacity,
+    /// It got as many requests in the window as it may.
+    AtRateCap,
+    /// The request has more bytes than it takes.
+    RequestTooLarge,
+    /// The request has more tokens, by estimate, than its context window.
+    ContextWindow,
+    /// A target refused the request as too long, and this one has no larger window.
+    WindowNotLarger,
+    /// The request needs tools.
+    NoTools,
+    /// The request holds images.
+    NoVision,
+    /// The request asks for an answer by a JSON schema.
+    NoJsonSchema,
+    /// What went wrong before is not among the outcomes that it is kept for.
+    OnlyOn,
+    /// A target refused the content, and this one is not opted in to refused content.
+    ContentNotOptedIn,
+    /// What went wrong before goes wrong anywhere.
+    WouldNotHelp,
+    /// It costs more than the request may.
+    TooDear,
+}
+
 /// Why an attempt was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -90,11 +133,11 @@ pub enum Cause {
     Hedge,
 }
 
-/// A call that no target answered; the cause inside a [`Failure`](backstop_core::Failure).
+/// A call that no target answered; the cause inside a [`Failure`](crate::Failure).
 #[derive(Debug)]
 pub struct Exhausted {
     trace: Trace,
-    source: Option<backstop_core::BoxError>,
+    source: Option<BoxError>,
 }
 
 // === impl Trace ===
@@ -128,30 +171,6 @@ impl Trace {
     #[must_use]
     pub const fn omitted(&self) -> u32 {
         self.omitted
-    }
-
-    /// The name of the target whose answer was passed on.
-    #[must_use]
-    pub fn served(&self) -> Option<&str> {
-        self.served.as_deref()
-    }
-
-    /// How long it took to decide.
-    #[must_use]
-    pub const fn took(&self) -> Duration {
-        self.took
-    }
-
-    /// What was left then of the deadline, if the call has one.
-    #[must_use]
-    pub const fn deadline_left(&self) -> Option<Duration> {
-        self.deadline_left
-    }
-
-    /// What was left then of the budget, in tokens, when a budget was asked.
-    #[must_use]
-    pub const fn budget_left(&self) -> Option<f64> {
-        self.budget_left
     }
 
     /// Whether a target may have processed the request without an answer reaching us.
@@ -211,7 +230,7 @@ impl Trace {
     }
 
     /// Adds a candidate and says where it is kept, beyond all that are when there is no room.
-    pub(crate) fn push(&mut self, target: &Arc<str>, verdict: Considered) -> usize {
+    pub fn push(&mut self, target: &Arc<str>, verdict: Considered) -> usize {
         let place = self.candidates().count() + self.omitted as usize;
         let candidate = Candidate {
             target: Arc::clone(target),
@@ -227,28 +246,8 @@ impl Trace {
         place
     }
 
-    /// An attempt is over or has begun to answer: in its place, or in the next one.
-    pub(crate) fn put(&mut self, target: &Arc<str>, course: &Course) {
-        match course.place {
-            None => {
-                self.push(target, Considered::Tried(course.tried));
-            }
-            Some(place) => {
-                if let Some(entry) = self.tried(place) {
-                    *entry = course.tried;
-                }
-            }
-        }
-    }
-
-    /// An attempt was dropped after this time because another one was quicker.
-    pub(crate) fn called_off(&mut self, place: usize, took: Duration) {
-        if let Some(entry) = self.tried(place) {
-            entry.took = took;
-        }
-    }
-
-    fn tried(&mut self, place: usize) -> Option<&mut Tried> {
+    /// The attempt that is kept at a place, to tell how it went.
+    pub fn attempt_mut(&mut self, place: usize) -> Option<&mut Tried> {
         let candidate = match place.checked_sub(1) {
             None => self.first.as_mut(),
             Some(place) => self.more.get_mut(place),
@@ -322,7 +321,9 @@ fn write_token(text: &mut String, name: &str) {
 // === impl Tried ===
 
 impl Tried {
-    pub(crate) const fn new(cause: Cause, began: Duration) -> Self {
+    /// An attempt under way: called off, until it is known how it went.
+    #[must_use]
+    pub const fn new(cause: Cause, began: Duration) -> Self {
         Self {
             cause,
             began,
@@ -332,7 +333,6 @@ impl Tried {
             took: Duration::ZERO,
             outcome: None,
             possible_duplicate: false,
-            // Until it settles.
             called_off: true,
         }
     }
@@ -361,10 +361,83 @@ impl fmt::Display for Cause {
     }
 }
 
+// === impl SkipReason ===
+
+impl SkipReason {
+    /// A stable name for metrics, traces and headers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched_off",
+            Self::Forced => "forced",
+            Self::Throttled => "throttled",
+            Self::Faulting => "faulting",
+            Self::Probing => "probing",
+            Self::Recovering => "recovering",
+            Self::AtCapacity => "at_capacity",
+            Self::AtRateCap => "at_rate_cap",
+            Self::RequestTooLarge => "request_too_large",
+            Self::ContextWindow => "context_window",
+            Self::WindowNotLarger => "window_not_larger",
+            Self::NoTools => "no_tools",
+            Self::NoVision => "no_vision",
+            Self::NoJsonSchema => "no_json_schema",
+            Self::OnlyOn => "only_on",
+            Self::ContentNotOptedIn => "content_not_opted_in",
+            Self::WouldNotHelp => "would_not_help",
+            Self::TooDear => "too_dear",
+        }
+    }
+
+    /// Whether it is for a while: the same request may be served later.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(
+            self,
+            Self::Throttled
+                | Self::Faulting
+                | Self::Probing
+                | Self::Recovering
+                | Self::AtCapacity
+                | Self::AtRateCap
+        )
+    }
+
+    /// The kind of outcome that asking would probably have had.
+    ///
+    /// A target that is kept for certain outcomes is also meant when the target before it was not
+    /// even asked for that reason.
+    #[must_use]
+    pub const fn stands_for(self) -> Kind {
+        match self {
+            Self::Throttled | Self::AtRateCap => Kind::Throttled,
+            Self::AtCapacity => Kind::Overloaded,
+            Self::SwitchedOff
+            | Self::Forced
+            | Self::Faulting
+            | Self::Probing
+            | Self::Recovering => Kind::Unavailable,
+            Self::RequestTooLarge => Kind::TooLarge,
+            Self::ContextWindow | Self::WindowNotLarger => Kind::ContextTooLong,
+            Self::ContentNotOptedIn => Kind::ContentFiltered,
+            Self::NoTools | Self::NoVision | Self::NoJsonSchema => Kind::Unsupported,
+            Self::OnlyOn | Self::WouldNotHelp | Self::TooDear => Kind::Rejected,
+        }
+    }
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 // === impl Exhausted ===
 
 impl Exhausted {
-    pub(crate) const fn new(trace: Trace, source: Option<backstop_core::BoxError>) -> Self {
+    /// A call of which this is the trace, with what happened last if that was an error.
+    #[must_use]
+    pub const fn new(trace: Trace, source: Option<BoxError>) -> Self {
         Self { trace, source }
     }
 
@@ -392,7 +465,7 @@ impl std::error::Error for Exhausted {
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::Phase;
+    use crate::Phase;
 
     use super::*;
 
