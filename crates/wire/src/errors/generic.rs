@@ -391,6 +391,7 @@ const UNSUPPORTED_PHRASES: &[&str] = &[
     "not supported",
     "isn't supported",
     "only supports",
+    "only supported by certain models",
     "supports at most",
     "support tool use",
     "support image input",

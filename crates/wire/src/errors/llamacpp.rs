@@ -17,7 +17,7 @@ pub(super) const FAMILY: Family = Family {
             .text(&[
                 "context size has been exceeded",
                 "exceeds the available context size",
-                "input is too large to process",
+                "is too large to process",
                 "context size exceeded",
                 "larger than the max context size",
                 "the prompt exceeds",

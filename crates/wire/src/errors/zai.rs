@@ -28,10 +28,10 @@ pub(super) const FAMILY: Family = Family {
             .words(&["1000", "1001", "1002", "1003", "1004"])
             .says(AUTH_KEY),
         Rule::new(
-            "z.ai: 1110 to 1112, 1120 or 1313, the account is locked",
+            "z.ai: 1110 to 1112, 1120, 1121 or 1313, the account is locked",
             CODES,
         )
-        .words(&["1110", "1111", "1112", "1120", "1313"])
+        .words(&["1110", "1111", "1112", "1120", "1121", "1313"])
         .says(AUTH_ACCOUNT),
         Rule::new(
             "z.ai: 1211, 1221 or 1222, no such model or interface",
