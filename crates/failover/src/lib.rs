@@ -31,7 +31,7 @@
 //!
 //! # Events
 //!
-//! `tracing` events have stable names; `model` is the target's name.
+//! `tracing` events have stable names; `target` is the target's name.
 //!
 //! | name | level | when |
 //! |---|---|---|
@@ -42,6 +42,7 @@
 //! | `backstop.failover.health_changed` | info | a target was ejected, is limited or is back |
 //! | `backstop.failover.budget_spent` | info | the budget did not pay for something |
 //! | `backstop.failover.exhausted` | warn | nobody answered |
+//! | `backstop.failover.answer_failed` | warn | an answer broke off, stalled or reported an error after it had begun |
 //!
 //! # Example
 //!

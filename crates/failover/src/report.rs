@@ -1,6 +1,6 @@
 use std::{fmt, sync::Arc};
 
-use backstop_core::{Event, Observer, Outcome, body::Watch};
+use backstop_core::{Event, Kind, Observer, Outcome, body::Watch};
 use tokio::time::Instant;
 
 use crate::{admission::Slot, health::Permit, state::State};
@@ -38,7 +38,7 @@ impl<O: Observer> Report<O> {
         });
         tracing::trace!(
             name: "backstop.failover.attempt_started",
-            model = %name,
+            target = %name,
             index,
             "attempt started",
         );
@@ -83,7 +83,7 @@ impl<O: Observer> Report<O> {
         }
         tracing::debug!(
             name: "backstop.failover.attempt_ended",
-            model = %name,
+            target = %name,
             index,
             outcome = outcome.kind().as_str(),
             evidence = outcome.evidence(),
@@ -97,7 +97,7 @@ impl<O: Observer> Report<O> {
             });
             tracing::info!(
                 name: "backstop.failover.health_changed",
-                model = %name,
+                target = %name,
                 state = now_in.as_str(),
                 "health changed",
             );
@@ -107,6 +107,19 @@ impl<O: Observer> Report<O> {
 
 impl<O: Observer> Watch for Report<O> {
     fn on_finish(self, outcome: &Outcome) {
+        if let Some(open) = &self.open
+            && !outcome.is_success()
+            && outcome.kind() != Kind::Cancelled
+        {
+            // Its caller has seen a part, so nobody else may answer, and the head said all is well.
+            tracing::warn!(
+                name: "backstop.failover.answer_failed",
+                target = %open.state.name(open.target),
+                outcome = outcome.kind().as_str(),
+                evidence = outcome.evidence(),
+                "an answer failed after it had begun",
+            );
+        }
         self.finish(outcome);
     }
 }

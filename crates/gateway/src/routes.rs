@@ -19,7 +19,7 @@ use backstop_wire::{
 };
 use bytes::{Bytes, BytesMut};
 use http::{
-    Extensions, HeaderMap, HeaderName, StatusCode,
+    Extensions, HeaderMap, HeaderName, StatusCode, Uri,
     header::{CONTENT_ENCODING, EXPECT},
 };
 use http_body::Body as _;
@@ -84,17 +84,9 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/messages", post(messages))
         .route("/v1/models", get(list))
         .route("/healthz", get(async || "ok\n"))
-        .fallback(async || {
-            refuse(
-                &Refusal::NoRoute(StatusCode::NOT_FOUND),
-                Dialect::OpenAiChat,
-            )
-        })
-        .method_not_allowed_fallback(async || {
-            refuse(
-                &Refusal::NoRoute(StatusCode::METHOD_NOT_ALLOWED),
-                Dialect::OpenAiChat,
-            )
+        .fallback(async |uri: Uri| no_route(&uri, StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(async |uri: Uri| {
+            no_route(&uri, StatusCode::METHOD_NOT_ALLOWED)
         })
         .with_state(gateway)
 }
@@ -105,6 +97,16 @@ async fn chat(State(gateway): State<Arc<Gateway>>, request: Request) -> Response
 
 async fn messages(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     gateway.answer(Dialect::Anthropic, request).await
+}
+
+/// Answers in the dialect of whoever asks at such a path.
+fn no_route(uri: &Uri, status: StatusCode) -> Response {
+    let dialect = if uri.path().starts_with("/v1/messages") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAiChat
+    };
+    refuse(&Refusal::NoRoute(status), dialect)
 }
 
 /// Answers a request that no target is asked for, and says so in the log.

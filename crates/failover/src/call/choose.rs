@@ -137,7 +137,7 @@ where
         });
         tracing::debug!(
             name: "backstop.failover.target_skipped",
-            model = %name,
+            target = %name,
             reason = skipped.reason.as_str(),
             "target skipped",
         );

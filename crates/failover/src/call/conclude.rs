@@ -76,7 +76,7 @@ where
         if target != self.planned_first {
             tracing::info!(
                 name: "backstop.failover.rescued",
-                model = %self.inner.state.name(target),
+                target = %self.inner.state.name(target),
                 attempts = self.attempts,
                 "another target answered",
             );

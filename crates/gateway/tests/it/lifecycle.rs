@@ -56,6 +56,11 @@ async fn says_that_it_is_up_and_which_models_it_has() {
     );
     let (status, _) = get("/v1/chat/completions").await;
     assert_eq!(status, 405);
+    let (status, body) = get("/v1/messages/count_tokens").await;
+    assert_eq!(status, 404);
+    let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(error["type"], "error");
+    assert_eq!(error["error"]["type"], "not_found_error");
 }
 
 #[tokio::test]

@@ -94,3 +94,13 @@ async fn the_log_says_why_the_primary_did_not_answer_and_why_a_request_was_refus
     http1().request(request).await.unwrap();
     gateway.logged("why=\"there is nothing at this path").await;
 }
+
+#[tokio::test]
+async fn the_log_says_that_an_answer_broke_off_after_it_had_begun() {
+    let kind = KINDS[0];
+    let (primary, _backup, mut gateway) = trio(kind).await;
+    primary.push(Reply::healthy().cut_after(2));
+    gateway.ask(kind).await;
+    let line = gateway.logged("an answer failed after it had begun").await;
+    assert!(line.contains("target=primary"), "{line}");
+}
