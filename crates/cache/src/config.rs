@@ -43,9 +43,10 @@ pub struct CacheConfig {
     pub max_writes: usize,
     /// Whether identical concurrent calls of one tenant that are not streams share one call to the
     /// model. Default: false, since answers of models are not deterministic and callers may want
-    /// several. A call that says `no-cache` or `no-store` is made for itself. If that call fails, those that waited for it ask for themselves, from then on with
-    /// all the time that the inner service gives a call; a [`Deadline`](backstop_core::Deadline)
-    /// among a request's extensions bounds the whole.
+    /// several. A call that says `no-cache` or `no-store` is made for itself. If the shared call
+    /// fails, those that waited for it ask for themselves, from then on with all the time that the
+    /// inner service gives a call; a [`Deadline`](backstop_core::Deadline) among a request's
+    /// extensions bounds the whole.
     pub coalesce: bool,
     /// Which typed extensions of a request reach the inner service.
     pub carry: CarryExtensions,
