@@ -24,8 +24,7 @@ const ANSWER: &str = r#"{"choices":[{"index":0,"finish_reason":"stop","message":
 
 type Asked = Request<Replayable<Full<Bytes>>>;
 type Stream = <ClassifyHttp as Classify<Asked, Response<Full<Bytes>>>>::Stream;
-type Limited =
-    BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>, Stream, ()>>, BoxError>;
+type Limited = BoxCloneSyncService<Asked, Response<ResponseBody<Full<Bytes>, Stream>>, BoxError>;
 
 /// A model that says how many of a hundred requests are left until they are full again, behind a
 /// layer that keeps a reserve.

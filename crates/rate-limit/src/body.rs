@@ -6,14 +6,14 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, ClassifyStream, Failure, Kind, Observer, Outcome,
+    BoxError, ClassifyStream, Failure, Headroom, Kind, Outcome,
     body::{Peeked, Watch, Watched},
 };
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use crate::{Key, memory::Memory, state::Sent};
+use crate::{Key, config::Config, state::Sent};
 
 pin_project! {
     /// The body of a response that passed a [`RateLimit`](crate::RateLimit).
@@ -21,55 +21,66 @@ pin_project! {
     /// It passes on every frame as it came, and learns from what it says: an error in the stream or
     /// in the trailers is remembered like one in the head. An answer that ends without its proper
     /// end ends with an error; see [`Watched`].
-    pub struct ResponseBody<B, C: ClassifyStream, O: Observer> {
+    pub struct ResponseBody<B, C: ClassifyStream> {
         #[pin]
-        state: State<B, C, O>,
+        state: State<B, C>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<B, C: ClassifyStream, O: Observer> {
-        Fresh { #[pin] body: Watched<B, C, Learn<O>> },
+    enum State<B, C: ClassifyStream> {
+        Fresh { #[pin] body: Watched<B, C, Learn> },
+        // Of a refusal, read before it was passed on, or sent while something was remembered.
         // Boxed: the others are moved about.
-        Rare { rare: Box<Rare<B, C, O>> },
+        Rare { body: Pin<Box<RareBody<B, C>>> },
     }
 }
 
-type WatchedRefusal<B, C, O> = Watched<Peeked<B>, C, Learn<O>>;
-
-enum Rare<B, C: ClassifyStream, O: Observer> {
-    /// Of a refusal, read before it was passed on.
-    Peeked(Pin<Box<WatchedRefusal<B, C, O>>>),
-    /// Nothing came, and nothing but an error tells that it was no answer.
-    Empty(Option<Failure>),
-}
+type RareBody<B, C> = Watched<Peeked<B>, C, LearnReturn>;
 
 /// Remembers what a body says of limits.
-pub(crate) struct Learn<O> {
-    pub(crate) memory: Arc<Memory<O>>,
+#[derive(Clone)]
+pub(crate) struct Learn {
+    pub(crate) memory: Arc<dyn Remember>,
     pub(crate) key: Option<Key>,
+}
+
+/// Remembers what a body says whose request was sent while something was remembered, if it was.
+#[derive(Clone)]
+pub(crate) struct LearnReturn {
+    pub(crate) learn: Learn,
     pub(crate) sent: Option<Sent>,
 }
 
-impl<O> Clone for Learn<O> {
-    fn clone(&self) -> Self {
-        Self {
-            memory: Arc::clone(&self.memory),
-            key: self.key,
-            sent: self.sent,
+/// The memory, whoever observes it and whatever classifies for it.
+pub(crate) trait Remember: Send + Sync {
+    fn config(&self) -> &Config;
+
+    /// See [`Memory::learn`](crate::memory::Memory::learn).
+    fn learn(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome);
+
+    /// See [`Memory::level`](crate::memory::Memory::level).
+    fn level(&self, key: Option<Key>, headroom: &Headroom);
+}
+
+impl Watch for Learn {
+    #[inline]
+    fn on_finish(self, outcome: &Outcome) {
+        // Where nothing was remembered, a success is no news.
+        if !outcome.is_success() {
+            self.memory.learn(self.key, None, outcome);
         }
     }
 }
 
-impl<O: Observer> Watch for Learn<O> {
-    #[inline]
+impl Watch for LearnReturn {
     fn on_finish(self, outcome: &Outcome) {
-        self.memory.learn(self.key, self.sent, outcome);
+        self.learn.memory.learn(self.learn.key, self.sent, outcome);
     }
 }
 
-impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
+impl<B, C: ClassifyStream> ResponseBody<B, C> {
     #[inline]
     pub(crate) const fn decided(body: B) -> Self {
         Self {
@@ -79,21 +90,8 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
         }
     }
 
-    /// One that was over with its head.
-    pub(crate) fn ended(body: B, outcome: &Outcome) -> Self {
-        if outcome.kind() == Kind::Malformed {
-            return Self::rare(Rare::Empty(Some(Failure::new(*outcome))));
-        }
-        Self::decided(body)
-    }
-
-    /// One that was read until its outcome was known.
-    pub(crate) fn passed(body: Peeked<B>) -> Self {
-        Self::peeked(Watched::decided(body))
-    }
-
     #[inline]
-    pub(crate) const fn watched(body: B, classify: C, learn: Learn<O>) -> Self {
+    pub(crate) const fn watched(body: B, classify: C, learn: Learn) -> Self {
         Self {
             state: State::Fresh {
                 body: Watched::new(body, classify, learn),
@@ -101,25 +99,38 @@ impl<B, C: ClassifyStream, O: Observer> ResponseBody<B, C, O> {
         }
     }
 
-    pub(crate) fn peeked(body: WatchedRefusal<B, C, O>) -> Self {
-        Self::rare(Rare::Peeked(Box::pin(body)))
+    /// One whose request was sent while something was remembered.
+    pub(crate) fn returning(body: B, classify: C, learn: LearnReturn) -> Self {
+        Self::rare(Watched::new(Peeked::unread(body), classify, learn))
     }
 
+    /// One that was over with its head.
+    pub(crate) fn ended(body: B, outcome: &Outcome) -> Self {
+        if outcome.kind() == Kind::Malformed {
+            return Self {
+                state: State::Fresh {
+                    body: Watched::failed(body, Failure::new(*outcome)),
+                },
+            };
+        }
+        Self::decided(body)
+    }
+
+    /// One of which some was read.
     #[cold]
-    fn rare(rare: Rare<B, C, O>) -> Self {
+    pub(crate) fn rare(body: RareBody<B, C>) -> Self {
         Self {
             state: State::Rare {
-                rare: Box::new(rare),
+                body: Box::pin(body),
             },
         }
     }
 }
 
-impl<B, C, O> Body for ResponseBody<B, C, O>
+impl<B, C> Body for ResponseBody<B, C>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
     C: ClassifyStream,
-    O: Observer,
 {
     type Data = Bytes;
     type Error = BoxError;
@@ -131,49 +142,38 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().state.project() {
             StateProjection::Fresh { body } => body.poll_frame(cx),
-            StateProjection::Rare { rare } => rare.poll_frame(cx),
+            StateProjection::Rare { body } => poll_rare(body, cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.state {
             State::Fresh { body } => body.is_end_stream(),
-            State::Rare { rare } => match &**rare {
-                Rare::Peeked(body) => body.is_end_stream(),
-                Rare::Empty(failure) => failure.is_none(),
-            },
+            State::Rare { body } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.state {
             State::Fresh { body } => body.size_hint(),
-            State::Rare { rare } => match &**rare {
-                Rare::Peeked(body) => body.size_hint(),
-                // Unknown, so that HTTP asks for the error before it says how long the body is.
-                Rare::Empty(Some(_)) => SizeHint::default(),
-                Rare::Empty(None) => SizeHint::with_exact(0),
-            },
+            State::Rare { body } => body.size_hint(),
         }
     }
 }
 
-impl<B, C, O> Rare<B, C, O>
+#[cold]
+#[inline(never)]
+fn poll_rare<B>(
+    body: &mut Pin<Box<B>>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>>
 where
-    B: Body<Data = Bytes, Error: Into<BoxError>>,
-    C: ClassifyStream,
-    O: Observer,
+    B: Body<Data = Bytes, Error = BoxError>,
 {
-    #[cold]
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self {
-            Self::Peeked(body) => body.as_mut().poll_frame(cx),
-            Self::Empty(failure) => Poll::Ready(failure.take().map(|failure| Err(failure.into()))),
-        }
-    }
+    body.as_mut().poll_frame(cx)
 }
 
-impl<B, C: ClassifyStream, O: Observer> fmt::Debug for ResponseBody<B, C, O> {
+impl<B, C: ClassifyStream> fmt::Debug for ResponseBody<B, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody").finish_non_exhaustive()
     }

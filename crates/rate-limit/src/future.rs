@@ -8,7 +8,7 @@ use std::{
 use backstop_core::{
     BoxError, Classify, ClassifyStream, End, Event, Failure, Headroom, Observer, Outcome,
     Responses, Verdict,
-    body::{Peek, PeekFuture, peek},
+    body::{Peek, PeekFuture, Watched, peek},
 };
 use bytes::Bytes;
 use http_body::Body;
@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{
     Key,
-    body::{Learn, ResponseBody},
+    body::{Learn, LearnReturn, ResponseBody},
     layer::Shared,
     memory::{Pass, Terms},
     state::Sent,
@@ -38,11 +38,23 @@ pin_project! {
         P: Responses<S::Response>,
     {
         #[pin]
-        state: State<Asked<C, C::Call, O>, S::Future, RareOf<S, Req, C, P, O>>,
+        state: StateOf<S, Req, C, P, O>,
     }
 }
 
-type RareOf<S, Req, C, P, O> = Rare<
+/// A response in parts.
+type Parts<P, Res, Cs> = (
+    <P as Responses<Res>>::Head,
+    Option<ResponseBody<<P as Responses<Res>>::Body, Cs>>,
+);
+
+type StateOf<S, Req, C, P, O> = State<
+    Asked<C, <C as Classify<Req, <S as Service<Req>>::Response>>::Call, O>,
+    <S as Service<Req>>::Future,
+    RareOf<S, Req, C, P, O>,
+>;
+
+pub(crate) type RareOf<S, Req, C, P, O> = Rare<
     Asked<C, <C as Classify<Req, <S as Service<Req>>::Response>>::Call, O>,
     <S as Service<Req>>::Future,
     Held<S, Req>,
@@ -50,7 +62,6 @@ type RareOf<S, Req, C, P, O> = Rare<
         <P as Responses<<S as Service<Req>>::Response>>::Head,
         <P as Responses<<S as Service<Req>>::Response>>::Body,
         <C as Classify<Req, <S as Service<Req>>::Response>>::Stream,
-        O,
     >,
 >;
 
@@ -63,16 +74,17 @@ pub(crate) struct Asked<C, Call, O> {
 
 pin_project! {
     #[project = StateProjection]
+    #[project_replace = StateTaken]
     enum State<A, F, R> {
         // Sent while nothing was remembered.
         Calling { asked: A, #[pin] future: F },
-        // Boxed, so that the healthy path does not move it about.
-        Rare { rare: Box<R> },
+        // Boxed, so that the healthy path does not move it about. `None` when it is over.
+        Rare { rare: Option<Box<R>> },
     }
 }
 
 /// What happens when a request is not simply sent and answered.
-enum Rare<A, F, H, P> {
+pub(crate) enum Rare<A, F, H, P> {
     /// It is sent late, or was while something was remembered.
     Sending { asked: A, sending: Sending<F, H> },
     /// Its answer is an error, of which the body is being read.
@@ -81,7 +93,7 @@ enum Rare<A, F, H, P> {
     Refused(Option<Failure>),
 }
 
-enum Sending<F, H> {
+pub(crate) enum Sending<F, H> {
     Held(H),
     Sent {
         future: Pin<Box<F>>,
@@ -105,11 +117,24 @@ enum Stage {
 }
 
 /// A response whose error body is being read.
-struct Peeking<H, B, C, O> {
-    learn: Learn<O>,
+pub(crate) struct Peeking<H, B, C> {
+    learn: LearnReturn,
     head: Option<H>,
     peek: PeekFuture<B, C>,
     timer: Pin<Box<Sleep>>,
+}
+
+// === impl State ===
+
+impl<A, F, R> State<A, F, R> {
+    /// The call is over; what was asked is taken out.
+    #[inline]
+    fn answered(self: Pin<&mut Self>) -> Option<A> {
+        match self.project_replace(Self::Rare { rare: None }) {
+            StateTaken::Calling { asked, .. } => Some(asked),
+            StateTaken::Rare { .. } => None,
+        }
+    }
 }
 
 // === impl Asked ===
@@ -127,32 +152,103 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
         error
     }
 
-    /// Keeps what a response says is left, and tells outer layers.
+    /// Passes a response on that says more than that all is well, or begins to read its error body.
     #[cold]
+    #[inline(never)]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the types follow from the traits, and are named here alone"
+    )]
+    fn respond<P, Res, Cs>(
+        &self,
+        sent: Option<Sent>,
+        mut head: P::Head,
+        body: Option<P::Body>,
+        verdict: Verdict<Cs>,
+        headroom: Option<&Headroom>,
+    ) -> Result<Parts<P, Res, Cs>, Box<Peeking<P::Head, P::Body, Cs>>>
+    where
+        P: Responses<Res>,
+        Cs: ClassifyStream,
+        C: Send + Sync + 'static,
+    {
+        let memory: Arc<Shared<C, O>> = Arc::clone(&self.shared);
+        let learn = LearnReturn {
+            learn: Learn {
+                memory,
+                key: self.key,
+            },
+            sent,
+        };
+        if let Some(headroom) = headroom {
+            learn.report::<P, _>(&mut head, headroom);
+        }
+        let body = match (verdict, body) {
+            (Verdict::Now(outcome), body) => {
+                learn.decided::<P, _>(&mut head, outcome);
+                body.map(ResponseBody::decided)
+            }
+            (Verdict::AtEnd(mut stream), None) => {
+                let outcome = stream.on_end(End::Clean(None));
+                learn.decided::<P, _>(&mut head, outcome);
+                None
+            }
+            // Whoever reads the head may never ask for a body that is over: gRPC sends a refusal as a
+            // head alone.
+            (Verdict::AtEnd(mut stream), Some(body)) if body.is_end_stream() => {
+                let outcome = stream.on_end(End::Clean(None));
+                learn.decided::<P, _>(&mut head, outcome);
+                Some(if P::is_failure(&head) {
+                    ResponseBody::decided(body)
+                } else {
+                    ResponseBody::ended(body, &outcome)
+                })
+            }
+            (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
+                let config = learn.learn.memory.config();
+                return Err(Box::new(Peeking {
+                    head: Some(head),
+                    peek: peek(body, stream, config.peek_limit),
+                    timer: Box::pin(sleep(config.peek_time)),
+                    learn,
+                }));
+            }
+            (Verdict::AtEnd(stream), Some(body)) => Some(match sent {
+                None => ResponseBody::watched(body, stream, learn.learn),
+                Some(_) => ResponseBody::returning(body, stream, learn),
+            }),
+        };
+        Ok((head, body))
+    }
+
+    /// What learns from the body of the response.
+    #[inline]
+    fn learn(self) -> Learn
+    where
+        C: Send + Sync + 'static,
+    {
+        Learn {
+            memory: self.shared,
+            key: self.key,
+        }
+    }
+}
+
+// === impl LearnReturn ===
+
+impl LearnReturn {
+    /// Keeps what a response says is left, and tells outer layers.
     fn report<P: Responses<Res>, Res>(&self, head: &mut P::Head, headroom: &Headroom) {
-        self.shared.memory.level(self.key, headroom);
+        self.learn.memory.level(self.learn.key, headroom);
         if let Some(extensions) = P::extensions_mut(head) {
             extensions.insert(*headroom);
         }
     }
 
-    #[inline]
-    fn learn(&self, sent: Option<Sent>) -> Learn<O> {
-        Learn {
-            memory: Arc::clone(&self.shared.memory),
-            key: self.key,
-            sent,
-        }
-    }
-}
-
-// === impl Learn ===
-
-impl<O: Observer> Learn<O> {
     /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
     /// response without a verdict is taken for, and saying so would allocate.
     fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
-        self.memory.learn(self.key, self.sent, &outcome);
+        self.learn.memory.learn(self.learn.key, self.sent, &outcome);
         if outcome.is_success() {
             return;
         }
@@ -257,29 +353,10 @@ where
         }
     }
 
-    /// One that is sent while something is remembered.
-    #[cold]
-    pub(crate) fn returning(asked: Asked<C, C::Call, O>, at: Sent, future: S::Future) -> Self {
-        let sending = Sending::sent(future, Some(at));
-        Self::rare(Rare::Sending { asked, sending })
-    }
-
-    #[cold]
-    pub(crate) fn holding(asked: Asked<C, C::Call, O>, held: Held<S, Req>) -> Self {
-        let sending = Sending::Held(held);
-        Self::rare(Rare::Sending { asked, sending })
-    }
-
-    #[cold]
-    pub(crate) fn refused(failure: Failure) -> Self {
-        Self::rare(Rare::Refused(Some(failure)))
-    }
-
-    fn rare(rare: RareOf<S, Req, C, P, O>) -> Self {
+    #[inline]
+    pub(crate) const fn rare(rare: Box<RareOf<S, Req, C, P, O>>) -> Self {
         Self {
-            state: State::Rare {
-                rare: Box::new(rare),
-            },
+            state: State::Rare { rare: Some(rare) },
         }
     }
 }
@@ -287,68 +364,87 @@ where
 impl<S, Req, C, P, O> Future for ResponseFuture<S, Req, C, P, O>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
-    C: Classify<Req, S::Response>,
+    C: Classify<Req, S::Response> + Send + Sync + 'static,
     P: Responses<S::Response>,
     O: Observer,
 {
-    type Output = Result<P::With<ResponseBody<P::Body, C::Stream, O>>, BoxError>;
+    type Output = Result<P::With<ResponseBody<P::Body, C::Stream>>, BoxError>;
 
-    #[inline]
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (asked, future) = match self.as_mut().project().state.project() {
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        let (asked, future) = match state.as_mut().project() {
             StateProjection::Calling { asked, future } => (asked, future),
-            StateProjection::Rare { rare } => return Self::poll_rare(rare, cx),
+            StateProjection::Rare { rare } => {
+                let (head, body) = ready!(Self::poll_rare(rare, cx))?;
+                return Poll::Ready(Ok(P::join(head, body)));
+            }
         };
         let response = match ready!(future.poll(cx)) {
             Ok(response) => response,
             Err(error) => return Poll::Ready(Err(asked.failed::<S::Response, Req>(None, error))),
         };
         let classify = &asked.shared.classify;
+        // The healthy cases are apart from the others. Where nothing asks for the address of a
+        // response, it is moved less, and that is most of what passing it on costs.
         let responded = match classify.headroom(&asked.call, &response) {
-            Some(headroom) => {
-                let verdict = classify.on_response(&asked.call, &response);
-                respond::<_, Req, C, P, O>(asked, None, response, verdict, Some(&headroom))
-            }
-            // The healthy cases are apart from the others. Where nothing asks for the address of a
-            // response, it is moved less, and that is most of what passing it on costs.
             None => match classify.on_response(&asked.call, &response) {
                 Verdict::Now(outcome) if outcome.is_success() => {
                     return Poll::Ready(Ok(P::map_body(response, ResponseBody::decided)));
                 }
                 Verdict::AtEnd(stream) if P::is_to_be_read(&response) => {
+                    // It is there: it was looked at.
+                    let Some(asked) = state.answered() else {
+                        return Poll::Pending;
+                    };
                     return Poll::Ready(Ok(P::map_body(response, |body| {
-                        ResponseBody::watched(body, stream, asked.learn(None))
+                        ResponseBody::watched(body, stream, asked.learn())
                     })));
                 }
-                verdict => respond::<_, Req, C, P, O>(asked, None, response, verdict, None),
+                verdict => {
+                    let (head, body) = P::split(response);
+                    asked.respond::<P, _, _>(None, head, body, verdict, None)
+                }
             },
-        };
-        match responded {
-            Ok(response) => Poll::Ready(Ok(response)),
-            Err(peeking) => {
-                let mut rare = Box::new(Rare::Peeking(*peeking));
-                let polled = Self::poll_rare(&mut rare, cx);
-                self.project().state.set(State::Rare { rare });
-                polled
+            Some(headroom) => {
+                let verdict = classify.on_response(&asked.call, &response);
+                let (head, body) = P::split(response);
+                asked.respond::<P, _, _>(None, head, body, verdict, Some(&headroom))
             }
-        }
+        };
+        let (head, body) = match responded {
+            Ok(parts) => parts,
+            Err(peeking) => {
+                let mut rare = Some(Box::new(Rare::Peeking(*peeking)));
+                let polled = Self::poll_rare(&mut rare, cx);
+                state.set(State::Rare { rare });
+                ready!(polled)?
+            }
+        };
+        Poll::Ready(Ok(P::join(head, body)))
     }
 }
 
 impl<S, Req, C, P, O> ResponseFuture<S, Req, C, P, O>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
-    C: Classify<Req, S::Response>,
+    C: Classify<Req, S::Response> + Send + Sync + 'static,
     P: Responses<S::Response>,
     O: Observer,
 {
     /// Polls what is rare, apart, so that the rest is small enough to be inlined.
     #[cold]
     #[inline(never)]
+    #[expect(
+        clippy::type_complexity,
+        reason = "the types follow from the traits, and are named here alone"
+    )]
     fn poll_rare(
-        rare: &mut RareOf<S, Req, C, P, O>,
+        rare: &mut Option<Box<RareOf<S, Req, C, P, O>>>,
         cx: &mut Context<'_>,
-    ) -> Poll<<Self as Future>::Output> {
+    ) -> Poll<Result<Parts<P, S::Response, C::Stream>, BoxError>> {
+        #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
+        let rare = rare.as_deref_mut().expect("polled after completion");
         loop {
             match rare {
                 Rare::Sending { asked, sending } => match sending {
@@ -365,15 +461,16 @@ where
                         let headroom = classify.headroom(&asked.call, &response);
                         let headroom = headroom.as_ref();
                         let verdict = classify.on_response(&asked.call, &response);
-                        match respond::<_, Req, C, P, O>(asked, *at, response, verdict, headroom) {
-                            Ok(response) => return Poll::Ready(Ok(response)),
+                        let (head, body) = P::split(response);
+                        match asked.respond::<P, _, _>(*at, head, body, verdict, headroom) {
+                            Ok(parts) => return Poll::Ready(Ok(parts)),
                             Err(peeking) => *rare = Rare::Peeking(*peeking),
                         }
                     }
                 },
                 Rare::Peeking(peeking) => {
                     let (head, body) = ready!(peeking.poll::<P, S::Response>(cx));
-                    return Poll::Ready(Ok(P::join(head, Some(body))));
+                    return Poll::Ready(Ok((head, Some(body))));
                 }
                 #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
                 Rare::Refused(failure) => {
@@ -382,6 +479,25 @@ where
                 }
             }
         }
+    }
+}
+
+// === impl Rare ===
+
+impl<A, F, H, P> Rare<A, F, H, P> {
+    /// One that is sent; `at` if something was remembered then.
+    pub(crate) fn sent(asked: A, at: Option<Sent>, future: F) -> Box<Self> {
+        let sending = Sending::sent(future, at);
+        Box::new(Self::Sending { asked, sending })
+    }
+
+    pub(crate) fn held(asked: A, held: H) -> Box<Self> {
+        let sending = Sending::Held(held);
+        Box::new(Self::Sending { asked, sending })
+    }
+
+    pub(crate) fn refused(failure: Failure) -> Box<Self> {
+        Box::new(Self::Refused(Some(failure)))
     }
 }
 
@@ -394,14 +510,13 @@ impl<F, H> Sending<F, H> {
     }
 }
 
-impl<H, B, Cs, O> Peeking<H, B, Cs, O>
+impl<H, B, Cs> Peeking<H, B, Cs>
 where
     B: Body<Data = Bytes, Error: Into<BoxError>>,
     Cs: ClassifyStream,
-    O: Observer,
 {
     #[expect(clippy::expect_used, reason = "polled after completion, as documented")]
-    fn poll<P, Res>(&mut self, cx: &mut Context<'_>) -> Poll<(H, ResponseBody<B, Cs, O>)>
+    fn poll<P, Res>(&mut self, cx: &mut Context<'_>) -> Poll<(H, ResponseBody<B, Cs>)>
     where
         P: Responses<Res, Head = H, Body = B>,
     {
@@ -409,7 +524,7 @@ where
             Poll::Ready(Peek::Decided(outcome, body)) => {
                 let mut head = self.head.take().expect("polled after completion");
                 self.learn.decided::<P, _>(&mut head, outcome);
-                return Poll::Ready((head, ResponseBody::passed(body)));
+                return Poll::Ready((head, ResponseBody::rare(Watched::decided(body))));
             }
             Poll::Ready(Peek::Committed(committed)) => committed,
             Poll::Pending => {
@@ -418,70 +533,9 @@ where
             }
         };
         let head = self.head.take().expect("polled after completion");
-        let body = ResponseBody::peeked(body.watch(self.learn.clone()));
+        let body = ResponseBody::rare(body.watch(self.learn.clone()));
         Poll::Ready((head, body))
     }
-}
-
-/// Passes a response on that says more than that all is well, or begins to read its error body.
-#[inline(never)]
-#[expect(
-    clippy::type_complexity,
-    reason = "the types follow from the traits, and are named here alone"
-)]
-fn respond<Res, Req, C, P, O>(
-    asked: &Asked<C, C::Call, O>,
-    sent: Option<Sent>,
-    response: Res,
-    verdict: Verdict<C::Stream>,
-    headroom: Option<&Headroom>,
-) -> Result<
-    P::With<ResponseBody<P::Body, C::Stream, O>>,
-    Box<Peeking<P::Head, P::Body, C::Stream, O>>,
->
-where
-    C: Classify<Req, Res>,
-    P: Responses<Res>,
-    O: Observer,
-{
-    let (mut head, body) = P::split(response);
-    if let Some(headroom) = headroom {
-        asked.report::<P, _>(&mut head, headroom);
-    }
-    let learn = asked.learn(sent);
-    let body = match (verdict, body) {
-        (Verdict::Now(outcome), body) => {
-            learn.decided::<P, _>(&mut head, outcome);
-            body.map(ResponseBody::decided)
-        }
-        (Verdict::AtEnd(mut stream), None) => {
-            let outcome = stream.on_end(End::Clean(None));
-            learn.decided::<P, _>(&mut head, outcome);
-            None
-        }
-        // Whoever reads the head may never ask for a body that is over: gRPC sends a refusal as a
-        // head alone.
-        (Verdict::AtEnd(mut stream), Some(body)) if body.is_end_stream() => {
-            let outcome = stream.on_end(End::Clean(None));
-            learn.decided::<P, _>(&mut head, outcome);
-            Some(if P::is_failure(&head) {
-                ResponseBody::decided(body)
-            } else {
-                ResponseBody::ended(body, &outcome)
-            })
-        }
-        (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
-            let config = &asked.shared.memory.config;
-            return Err(Box::new(Peeking {
-                learn,
-                head: Some(head),
-                peek: peek(body, stream, config.peek_limit),
-                timer: Box::pin(sleep(config.peek_time)),
-            }));
-        }
-        (Verdict::AtEnd(stream), Some(body)) => Some(ResponseBody::watched(body, stream, learn)),
-    };
-    Ok(P::join(head, body))
 }
 
 impl<S, Req, C, P, O> fmt::Debug for ResponseFuture<S, Req, C, P, O>

@@ -1,12 +1,14 @@
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-use backstop_core::{Http, Observer};
+use backstop_core::{Headroom, Http, Observer, Outcome};
 use tower_layer::Layer;
 
 use crate::{
-    BytesPerToken, ConfigError, OneKey, RateLimit, RateLimitHandle, Waits,
+    BytesPerToken, ConfigError, Key, OneKey, RateLimit, RateLimitHandle, Waits,
+    body::Remember,
     config::Config,
     memory::{Memory, Scopes},
+    state::Sent,
 };
 
 /// Notices, remembers and answers a target's limits. See the [crate documentation](crate).
@@ -37,7 +39,7 @@ pub(crate) struct Shared<C, O> {
     pub(crate) classify: C,
     /// Whether each call looks at what is left, as the configuration says.
     pub(crate) keeps_reserve: bool,
-    pub(crate) memory: Arc<Memory<O>>,
+    pub(crate) memory: Memory<O>,
 }
 
 // === impl RateLimitLayer ===
@@ -102,6 +104,22 @@ impl<C, P, K, E, O> fmt::Debug for RateLimitLayer<C, P, K, E, O> {
         f.debug_struct("RateLimitLayer")
             .field("target", &self.shared.memory.target)
             .finish_non_exhaustive()
+    }
+}
+
+// === impl Shared ===
+
+impl<C: Send + Sync, O: Observer> Remember for Shared<C, O> {
+    fn config(&self) -> &Config {
+        &self.memory.config
+    }
+
+    fn learn(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
+        self.memory.learn(key, sent, outcome);
+    }
+
+    fn level(&self, key: Option<Key>, headroom: &Headroom) {
+        self.memory.level(key, headroom);
     }
 }
 
@@ -278,7 +296,7 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
             shared: Arc::new(Shared {
                 classify: self.classify,
                 keeps_reserve: memory.config.shift_below.is_some(),
-                memory: Arc::new(memory),
+                memory,
             }),
             key: self.key,
             estimate: self.estimate,

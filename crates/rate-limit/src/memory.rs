@@ -148,7 +148,7 @@ impl<O: Observer> Memory<O> {
     /// Learns what an outcome says of limits.
     ///
     /// `sent` is when the request was sent, if anything was remembered then.
-    #[inline]
+    #[cold]
     pub(crate) fn learn(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
         if !outcome.is_success() {
             self.failed(key, sent, outcome);
@@ -158,15 +158,13 @@ impl<O: Observer> Memory<O> {
     }
 
     /// Learns that a request succeeded which was sent while something was remembered.
-    #[cold]
-    pub(crate) fn succeeded(&self, key: Option<Key>, sent: Sent) {
+    fn succeeded(&self, key: Option<Key>, sent: Sent) {
         let now = self.scopes.now();
         for scoped in self.scopes.chain(key).iter() {
             scoped.state.succeed(sent.get(), now);
         }
     }
 
-    #[cold]
     fn failed(&self, key: Option<Key>, sent: Option<Sent>, outcome: &Outcome) {
         let Some(kind) = LimitKind::of(outcome.kind()) else {
             return;
@@ -177,7 +175,6 @@ impl<O: Observer> Memory<O> {
         self.notice(key, sent, kind, outcome);
     }
 
-    #[cold]
     fn notice(&self, key: Option<Key>, sent: Option<Sent>, kind: LimitKind, outcome: &Outcome) {
         let waits = match kind {
             LimitKind::Throttled => &self.config.throttled,
@@ -284,10 +281,15 @@ impl<O: Observer> Memory<O> {
             });
         }
         if self.config.shift_below.is_some() {
-            let scoped = self.scopes.narrowest(terms.key);
-            scoped.level.spend(terms.estimate, self.scopes.now());
+            self.spend(terms);
         }
         pass.remembered.then(|| sent_at(self.scopes.now()))
+    }
+
+    /// Takes what a request is likely to cost from what is left.
+    pub(crate) fn spend(&self, terms: &Terms) {
+        let scoped = self.scopes.narrowest(terms.key);
+        scoped.level.spend(terms.estimate, self.scopes.now());
     }
 
     /// The answer in the stead of the target's.

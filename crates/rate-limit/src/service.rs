@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::{
     BytesPerToken, EstimateTokens, Key, KeyOf, OneKey,
     body::ResponseBody,
-    future::{Asked, Held, ResponseFuture},
+    future::{Asked, Held, Rare, RareOf, ResponseFuture},
     layer::Shared,
     memory::Terms,
     scoped::Scoped,
@@ -101,13 +101,13 @@ impl<S: Clone, C, P, K: Clone, E: Clone, O> Clone for RateLimit<S, C, P, K, E, O
 impl<Req, S, C, P, K, E, O> Service<Req> for RateLimit<S, C, P, K, E, O>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
-    C: Classify<Req, S::Response>,
+    C: Classify<Req, S::Response> + Send + Sync + 'static,
     P: Requests<Req> + Responses<S::Response>,
     K: KeyOf<Req>,
     E: EstimateTokens<Req>,
     O: Observer,
 {
-    type Response = P::With<ResponseBody<P::Body, C::Stream, O>>;
+    type Response = P::With<ResponseBody<P::Body, C::Stream>>;
     type Error = BoxError;
     type Future = ResponseFuture<S, Req, C, P, O>;
 
@@ -127,13 +127,13 @@ where
         let key = self.key.key_of(&request);
         if self.readiness == Readiness::Inner
             && self.whole.state.is_open()
-            && !self.shared.keeps_reserve
             && key.is_none_or(|key| self.shared.memory.scopes.is_open_for(key))
+            && (!self.shared.keeps_reserve || self.spends(&request, key))
         {
             let asked = self.asked(&request, key);
             ResponseFuture::calling(asked, self.inner.call(request))
         } else {
-            self.call_with_care(request, key)
+            ResponseFuture::rare(self.call_with_care(request, key))
         }
     }
 }
@@ -152,14 +152,32 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
         self.readiness = Readiness::Local;
     }
 
-    /// Calls when something is remembered, or a reserve is kept.
+    /// Takes what a request is likely to cost from what is left; `false` if that is too little.
+    #[cold]
+    #[inline(never)]
+    fn spends<Req>(&self, request: &Req, key: Option<Key>) -> bool
+    where
+        P: Requests<Req>,
+        E: EstimateTokens<Req>,
+        O: Observer,
+    {
+        let terms = self.terms(request, key);
+        let memory = &self.shared.memory;
+        let has_enough = memory.nearly(&terms).is_none();
+        if has_enough {
+            memory.spend(&terms);
+        }
+        has_enough
+    }
+
+    /// Calls when something is remembered, or little is left.
     #[cold]
     #[inline(never)]
     fn call_with_care<Req>(
         &mut self,
         request: Req,
         key: Option<Key>,
-    ) -> ResponseFuture<S, Req, C, P, O>
+    ) -> Box<RareOf<S, Req, C, P, O>>
     where
         S: Service<Req, Error: Into<BoxError>> + Clone,
         C: Classify<Req, S::Response>,
@@ -173,27 +191,23 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
         let asked = self.asked(&request, key);
         let nearly = memory.nearly(&terms);
         let refused = if let Some(nearly) = nearly.filter(|_| has_others::<P, _>(&request)) {
-            ResponseFuture::refused(memory.early_answer(&nearly))
+            Rare::refused(memory.early_answer(&nearly))
         } else {
             match memory.admit(&terms) {
                 Ok(pass) if readiness == Readiness::Inner => {
                     let sent = memory.send(pass, &terms);
-                    let future = self.inner.call(request);
-                    return match sent {
-                        None => ResponseFuture::calling(asked, future),
-                        Some(sent) => ResponseFuture::returning(asked, sent, future),
-                    };
+                    return Rare::sent(asked, sent, self.inner.call(request));
                 }
                 Ok(pass) => {
                     let held = Held::admitted(self.inner.clone(), request, terms, pass);
-                    return ResponseFuture::holding(asked, held);
+                    return Rare::held(asked, held);
                 }
                 Err(blocked) => match memory.wait(terms, blocked) {
                     Ok(waiting) => {
                         let held = Held::waiting(self.inner.clone(), request, terms, waiting);
-                        ResponseFuture::holding(asked, held)
+                        Rare::held(asked, held)
                     }
-                    Err(failure) => ResponseFuture::refused(failure),
+                    Err(failure) => Rare::refused(failure),
                 },
             }
         };

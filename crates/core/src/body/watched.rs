@@ -1,6 +1,6 @@
 use std::{
     error::Error,
-    fmt,
+    fmt, mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -56,26 +56,47 @@ pin_project! {
     pub struct Watched<B, C: ClassifyStream, W: Watch> {
         #[pin]
         inner: B,
-        watching: Option<Watching<C, W>>,
-        // Boxed: it is large, next to never there, and would be moved about with every body.
-        late: Option<Box<Late>>,
-        done: bool,
-        // Frames still to come that have been classified before.
-        classified: usize,
+        state: State<C, W>,
     }
 
     impl<B, C: ClassifyStream, W: Watch> PinnedDrop for Watched<B, C, W> {
         fn drop(this: Pin<&mut Self>) {
-            if let Some(watching) = this.project().watching.take() {
-                watching.cut(End::Dropped);
+            let state = this.project().state;
+            if matches!(state, State::Open(_)) {
+                state.cut();
             }
         }
     }
 }
 
+#[repr(u8)]
+enum State<C, W> {
+    /// The outcome is open.
+    Open(Watching<C, W>),
+    /// The outcome was known before; the inner body is passed on as it is.
+    Decided,
+    /// The inner body is over, but this is still to come.
+    Late(Box<Late>),
+    /// Nothing is still to come.
+    Over,
+}
+
+struct Watching<C, W> {
+    classify: C,
+    watch: W,
+    // Frames still to come that have been classified before.
+    classified: usize,
+    /// Whether the proper end has come.
+    ended: bool,
+    // Boxed: it is large, next to never there, and would be moved about with every body.
+    late: Option<Box<Late>>,
+}
+
 /// What is passed on after the frame that the inner body has brought last.
 #[derive(Debug, Default)]
 struct Late {
+    /// A failure that the body itself reported: its reader knows.
+    told: Option<Outcome>,
     /// Comes in the stead of all else.
     error: Option<Failure>,
     /// The last byte of a body of known length, while the answer in it is not whole.
@@ -84,20 +105,21 @@ struct Late {
     trailers: Option<Frame<Bytes>>,
 }
 
-struct Watching<C, W> {
-    classify: C,
-    watch: W,
-    /// A failure that the body itself reported. Boxed for the reason that the rest is.
-    told: Option<Box<Outcome>>,
-    /// Whether the proper end has come.
-    ended: bool,
-}
-
 impl Late {
+    #[cold]
+    fn error(failure: Failure) -> Box<Self> {
+        Box::new(Self {
+            error: Some(failure),
+            ..Self::default()
+        })
+    }
+
     fn is_empty(&self) -> bool {
         self.error.is_none() && self.withheld.is_none() && self.trailers.is_none()
     }
 
+    #[cold]
+    #[inline(never)]
     fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
         if let Some(failure) = self.error.take() {
             return Some(Err(failure.into()));
@@ -107,37 +129,127 @@ impl Late {
     }
 }
 
+impl<C: ClassifyStream, W: Watch> State<C, W> {
+    /// Ends it all, and hands out what watches if the outcome was open.
+    #[inline]
+    fn close(&mut self) -> Option<Watching<C, W>> {
+        match mem::replace(self, Self::Over) {
+            Self::Open(watching) => Some(watching),
+            _ => None,
+        }
+    }
+
+    /// What is still to come when the inner body is over.
+    #[inline]
+    fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
+        match self {
+            Self::Late(late) => late.next(),
+            _ => None,
+        }
+    }
+
+    /// The inner body came to its end.
+    #[inline(always)]
+    fn end(&mut self, trailers: Option<&http::HeaderMap>) {
+        let Self::Open(watching) = self else {
+            *self = Self::Over;
+            return;
+        };
+        let outcome = watching.classify.on_end(End::Clean(trailers));
+        if !outcome.is_success() || watching.late.is_some() {
+            self.end_otherwise(outcome);
+        } else if let Some(watching) = self.close() {
+            watching.watch.on_finish(&outcome);
+        }
+    }
+
+    /// A clean end of what is no whole answer, or after which something is still to come. It is a
+    /// failure to pass on when the reader would not know of it.
+    #[cold]
+    #[inline(never)]
+    fn end_otherwise(&mut self, outcome: Outcome) {
+        let Some(watching) = self.close() else {
+            return;
+        };
+        let has_told = watching.has_told();
+        let (outcome, late) = watching.finish(outcome);
+        if !has_told && outcome.kind() == Kind::Malformed {
+            *self = Self::Late(Late::error(Failure::new(outcome)));
+        } else if let Some(late) = late {
+            *self = Self::Late(late);
+        }
+    }
+
+    /// The inner body is over by an error: returns the one to pass on, if any.
+    #[cold]
+    #[inline(never)]
+    fn fail(&mut self, error: BoxError) -> Option<BoxError> {
+        let Some(mut watching) = self.close() else {
+            return Some(error);
+        };
+        let cause: &(dyn Error + 'static) = &*error;
+        let outcome = watching.classify.on_end(End::Error(cause));
+        let (outcome, late) = watching.finish(outcome);
+        if !outcome.is_success() {
+            return Some(Failure::with_source(outcome, error).into());
+        }
+        // The answer was whole before the connection broke.
+        if let Some(late) = late {
+            *self = Self::Late(late);
+        }
+        None
+    }
+
+    /// The body was dropped.
+    #[cold]
+    #[inline(never)]
+    fn cut(&mut self) {
+        if let Some(mut watching) = self.close() {
+            let outcome = watching.classify.on_end(End::Dropped);
+            watching.finish(outcome);
+        }
+    }
+}
+
 impl<C: ClassifyStream, W: Watch> Watching<C, W> {
     #[inline]
+    const fn new(classify: C, watch: W) -> Self {
+        Self {
+            classify,
+            watch,
+            classified: 0,
+            ended: false,
+            late: None,
+        }
+    }
+
+    #[inline]
     fn step(&mut self, step: &Step) {
-        if let (None, Some(failed)) = (&self.told, step.failed) {
-            self.told = Some(Box::new(failed));
+        if let Some(failed) = step.failed {
+            self.told(failed);
         }
         self.ended |= step.progress == Progress::End;
     }
 
-    /// The end of a body that did not come to its own.
     #[cold]
-    #[inline(never)]
-    fn cut(self, end: End<'_>) -> Outcome {
-        self.finish(end)
+    fn told(&mut self, failed: Outcome) {
+        let late = self.late.get_or_insert_default();
+        late.told.get_or_insert(failed);
     }
 
-    #[inline(always)]
-    fn finish(mut self, end: End<'_>) -> Outcome {
-        let outcome = self.classify.on_end(end);
-        // What the stream said of itself stands, whatever came after.
-        let outcome = self.told.map_or(outcome, |told| *told);
-        self.watch.on_finish(&outcome);
-        outcome
-    }
-
-    /// The failure to end with, when the body ended cleanly and its reader would not know.
     #[inline]
-    fn end(self, trailers: Option<&http::HeaderMap>) -> Option<Failure> {
-        let told = self.told.is_some();
-        let outcome = self.finish(End::Clean(trailers));
-        (!told && outcome.kind() == Kind::Malformed).then(|| Failure::new(outcome))
+    fn has_told(&self) -> bool {
+        self.late.as_ref().is_some_and(|late| late.told.is_some())
+    }
+
+    /// Says what became of it, and what is still to come.
+    fn finish(self, mut outcome: Outcome) -> (Outcome, Option<Box<Late>>) {
+        // What the stream said of itself stands, whatever came after.
+        if let Some(told) = self.late.as_ref().and_then(|late| late.told) {
+            outcome = told;
+        }
+        self.watch.on_finish(&outcome);
+        (outcome, self.late)
     }
 }
 
@@ -147,27 +259,20 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     pub const fn new(inner: B, classify: C, watch: W) -> Self {
         Self {
             inner,
-            watching: Some(Watching {
-                classify,
-                watch,
-                told: None,
-                ended: false,
-            }),
-            late: None,
-            done: false,
-            classified: 0,
+            state: State::Open(Watching::new(classify, watch)),
         }
     }
 
     /// Watches `inner`, of which `classify` has seen the first `classified` frames, the last of
     /// which brought `step`.
     pub(super) fn resume(inner: B, classify: C, watch: W, classified: usize, step: &Step) -> Self {
-        let mut watched = Self::new(inner, classify, watch);
-        watched.classified = classified;
-        if let Some(watching) = &mut watched.watching {
-            watching.step(step);
+        let mut watching = Watching::new(classify, watch);
+        watching.classified = classified;
+        watching.step(step);
+        Self {
+            inner,
+            state: State::Open(watching),
         }
-        watched
     }
 
     /// Passes on `inner`, whose outcome is known already.
@@ -175,10 +280,15 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     pub const fn decided(inner: B) -> Self {
         Self {
             inner,
-            watching: None,
-            late: None,
-            done: false,
-            classified: 0,
+            state: State::Decided,
+        }
+    }
+
+    /// Ends with `failure` in the stead of `inner`, which is over and says nothing of it.
+    pub fn failed(inner: B, failure: Failure) -> Self {
+        Self {
+            inner,
+            state: State::Late(Late::error(failure)),
         }
     }
 }
@@ -192,109 +302,104 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
-        if *this.done {
-            return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
+        match this.state {
+            State::Open(_) | State::Decided => {}
+            State::Late(late) => return Poll::Ready(late.next()),
+            State::Over => return Poll::Ready(None),
         }
         let frame = match ready!(this.inner.as_mut().poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                *this.done = true;
-                let error: BoxError = error.into();
-                let Some(watching) = this.watching.take() else {
-                    return Poll::Ready(Some(Err(error)));
-                };
-                let cause: &(dyn Error + 'static) = &*error;
-                let outcome = watching.cut(End::Error(cause));
-                // The answer was whole before the connection broke.
-                if outcome.is_success() {
-                    return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
-                }
-                *this.late = None;
-                return Poll::Ready(Some(Err(Failure::with_source(outcome, error).into())));
+                let error = this.state.fail(error.into());
+                return Poll::Ready(
+                    error.map_or_else(|| this.state.next(), |error| Some(Err(error))),
+                );
             }
             None => {
-                *this.done = true;
-                let failure = this.watching.take().and_then(|watching| watching.end(None));
-                if let Some(failure) = failure {
-                    *this.late = None;
-                    return Poll::Ready(Some(Err(failure.into())));
-                }
-                return Poll::Ready(this.late.as_mut().and_then(|late| late.next()));
+                this.state.end(None);
+                return Poll::Ready(this.state.next());
             }
         };
         let mut data = match frame.into_data() {
             Ok(data) => data,
             Err(frame) => {
-                *this.done = true;
-                let watching = this.watching.take();
-                // Whoever reads them asks for nothing more.
-                if let Some(failure) =
-                    watching.and_then(|watching| watching.end(frame.trailers_ref()))
-                {
-                    *this.late = None;
-                    return Poll::Ready(Some(Err(failure.into())));
-                }
-                let Some(late) = this.late else {
+                this.state.end(frame.trailers_ref());
+                let State::Late(late) = this.state else {
                     return Poll::Ready(Some(Ok(frame)));
                 };
-                late.trailers = Some(frame);
+                // Whoever reads them asks for nothing more.
+                if late.error.is_none() {
+                    late.trailers = Some(frame);
+                }
                 return Poll::Ready(late.next());
             }
         };
-        let Some(watching) = this.watching.as_mut() else {
+        let State::Open(watching) = this.state else {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         };
         watching.watch.on_data(&data);
-        if *this.classified > 0 {
-            *this.classified -= 1;
+        if watching.classified > 0 {
+            watching.classified -= 1;
         } else {
             let step = watching.classify.on_data(&data);
             watching.step(&step);
             watching.watch.on_step(&step);
         }
-        let is_open = !watching.ended && watching.told.is_none();
-        if let Some(withheld) = this.late.take().and_then(|late| late.withheld) {
+        let is_open = !watching.ended && !watching.has_told();
+        if let Some(withheld) = watching.late.as_mut().and_then(|late| late.withheld.take()) {
             data = [withheld, data].concat().into();
         }
         // Whoever reads this may stop at the last byte and never ask for the end.
         let length_is_known = |inner: &B| inner.size_hint().exact() == Some(0);
         if this.inner.is_end_stream() {
-            *this.done = true;
-            if let Some(failure) = this.watching.take().and_then(|watching| watching.end(None)) {
-                if length_is_known(&this.inner) {
-                    data.truncate(data.len().saturating_sub(1));
-                }
-                this.late.get_or_insert_default().error = Some(failure);
+            this.state.end(None);
+            if matches!(this.state, State::Late(late) if late.error.is_some())
+                && length_is_known(&this.inner)
+            {
+                data.truncate(data.len().saturating_sub(1));
             }
         } else if is_open && !data.is_empty() && length_is_known(&this.inner) {
-            this.late.get_or_insert_default().withheld = Some(data.split_off(data.len() - 1));
+            let last = data.split_off(data.len() - 1);
+            watching.late.get_or_insert_default().withheld = Some(last);
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        // While the outcome is open the end is not: it may have to be an error.
-        self.watching.is_none()
-            && self.late.as_ref().is_none_or(|late| late.is_empty())
-            && (self.done || self.inner.is_end_stream())
+        match &self.state {
+            // While the outcome is open the end is not: it may have to be an error.
+            State::Open(_) => false,
+            State::Decided => self.inner.is_end_stream(),
+            State::Late(late) => late.is_empty(),
+            State::Over => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let withheld = self.late.as_ref().and_then(|late| late.withheld.as_ref());
+        let (late, inner) = match &self.state {
+            // Unknown, so that HTTP asks for the error before it says how long the body is.
+            State::Late(late) if late.error.is_some() => return SizeHint::default(),
+            State::Open(watching) => (watching.late.as_ref(), Some(&self.inner)),
+            State::Decided => (None, Some(&self.inner)),
+            State::Late(late) => (Some(late), None),
+            State::Over => (None, None),
+        };
+        let withheld = late.and_then(|late| late.withheld.as_ref());
         let withheld = withheld.map_or(0, |data| data.len() as u64);
-        plus(withheld, (!self.done).then(|| self.inner.size_hint()))
+        plus(withheld, inner.map(Body::size_hint))
     }
 }
 
 impl<B, C: ClassifyStream, W: Watch> fmt::Debug for Watched<B, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watched")
-            .field("open", &self.watching.is_some())
+            .field("open", &matches!(self.state, State::Open(_)))
             .finish_non_exhaustive()
     }
 }

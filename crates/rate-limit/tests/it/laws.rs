@@ -91,7 +91,7 @@ fn wrap(
     reads: Reads,
     status: StatusCode,
     inner: body::Inner,
-) -> ResponseBody<body::Inner, Whatever, ()> {
+) -> ResponseBody<body::Inner, Whatever> {
     let answer = Rc::new(Cell::new(Some(inner)));
     let model = service_fn(move |_: Request<Body>| {
         let mut response = Response::new(answer.take().expect("asked once"));
@@ -134,5 +134,5 @@ fn everything_can_be_shared_between_threads() {
     shared::<RateLimit<Model, TestClassify>>();
     shared::<RateLimitHandle>();
     sent::<ResponseFuture<Model, Request<Body>, TestClassify, backstop_core::Http, ()>>();
-    sent::<Response<backstop_rate_limit::ResponseBody<Body, crate::support::TestStream, ()>>>();
+    sent::<Response<backstop_rate_limit::ResponseBody<Body, crate::support::TestStream>>>();
 }

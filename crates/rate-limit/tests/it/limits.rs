@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backstop_core::{BoxError, HintSource, Http, Kind, Observer, Outcome, Scope, outcome_of};
+use backstop_core::{BoxError, HintSource, Http, Kind, Outcome, Scope, outcome_of};
 use backstop_rate_limit::{
     BytesPerToken, Key, OneKey, RateLimit, RateLimitLayer, ResponseBody, Waits,
 };
@@ -18,9 +18,9 @@ use crate::support::{
     Body, Log, Model, TestClassify, TestStream, refusal, request, success, whole,
 };
 
-type Answer<O = ()> = Result<Response<ResponseBody<Body, TestStream, O>>, BoxError>;
+type Answer = Result<Response<ResponseBody<Body, TestStream>>, BoxError>;
 
-fn local(answer: Answer<impl Observer>) -> Outcome {
+fn local(answer: Answer) -> Outcome {
     outcome_of(&*answer.expect_err("answered locally"))
 }
 
