@@ -7,12 +7,13 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pin_project! {
-    /// The one timer of a call or of a body.
+    /// The one timer of a body, and of the head before it where the call has limits of its own.
     ///
     /// It does not exist before it is first waited for. When the deadline moves later, which is what
     /// every chunk of a stream does to it, the timer stays where it is; only when it goes off is it
     /// set to where the deadline is then. So a stream registers a timer once per limit, not once per
     /// chunk.
+    #[derive(Default)]
     pub(crate) struct Alarm {
         #[pin]
         sleep: Option<Sleep>,
@@ -20,10 +21,6 @@ pin_project! {
 }
 
 impl Alarm {
-    pub(crate) const fn new() -> Self {
-        Self { sleep: None }
-    }
-
     /// Ready once `deadline` has passed.
     pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let mut sleep = self.project().sleep;

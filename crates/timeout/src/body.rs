@@ -12,11 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::{
-    Limits,
-    alarm::Alarm,
-    clock::{Clock, Terms},
-};
+use crate::{Limits, clock::Clock, kept::Kept};
 
 pin_project! {
     /// A response body whose silence is limited.
@@ -31,11 +27,11 @@ pin_project! {
     pub struct ResponseBody<B, S> {
         #[pin]
         inner: Option<B>,
-        #[pin]
-        alarm: Alarm,
         stream: Option<S>,
         clock: Clock,
-        terms: Terms,
+        // The size of the request; 0 if it is not known.
+        size: u64,
+        kept: Kept,
         layer: Arc<dyn Settings>,
         // Whether an observer is still to hear of the end.
         observed: bool,
@@ -56,16 +52,17 @@ impl<B, S> ResponseBody<B, S> {
     pub(crate) fn new(
         inner: B,
         stream: Option<S>,
-        terms: Terms,
+        size: u64,
+        kept: Kept,
         layer: Arc<dyn Settings>,
         observed: bool,
     ) -> Self {
         Self {
             inner: Some(inner),
-            alarm: Alarm::new(),
             stream,
             clock: Clock::new(),
-            terms,
+            size,
+            kept,
             measured: observed || layer.limits().floor.is_some(),
             layer,
             observed,
@@ -103,7 +100,7 @@ where
                         };
                         if *this.measured {
                             let floor = this.layer.limits().floor.as_ref();
-                            let ended = this.clock.measured(&step, data.len(), floor);
+                            let ended = this.clock.measured(&step, data.len(), floor, this.kept);
                             if let Some(ended) = ended
                                 && *this.observed
                             {
@@ -111,17 +108,17 @@ where
                             }
                             if *this.observed && is_over(&this.inner) {
                                 *this.observed = false;
-                                over(&**this.layer, this.terms);
+                                over(&**this.layer, this.kept);
                             }
                         } else {
-                            this.clock.found(&step);
+                            this.clock.found(&step, this.kept);
                         }
                         Poll::Ready(Some(Ok(Frame::data(data))))
                     }
                     Err(frame) => {
                         if *this.observed && is_over(&this.inner) {
                             *this.observed = false;
-                            over(&**this.layer, this.terms);
+                            over(&**this.layer, this.kept);
                         }
                         Poll::Ready(Some(Ok(frame)))
                     }
@@ -130,27 +127,23 @@ where
             Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
             Poll::Ready(None) => {
                 if *this.observed {
-                    over(&**this.layer, this.terms);
+                    over(&**this.layer, this.kept);
                 }
                 None
             }
             Poll::Pending => {
-                let elapsed = ready!(this.clock.wait(
-                    this.alarm.as_mut(),
-                    this.layer.limits(),
-                    this.terms,
-                    cx
-                ));
+                let limits = this.layer.limits();
+                let elapsed = ready!(this.clock.wait(limits, *this.size, this.kept, cx));
                 match &elapsed {
                     Some(elapsed) => this.layer.timed_out(elapsed),
-                    None if *this.observed => over(&**this.layer, this.terms),
+                    None if *this.observed => over(&**this.layer, this.kept),
                     None => {}
                 }
                 elapsed.map(|elapsed| Err(elapsed.into()))
             }
         };
         this.inner.set(None);
-        this.alarm.cancel();
+        this.kept.close();
         Poll::Ready(end)
     }
 
@@ -180,8 +173,8 @@ fn is_over<B: Body>(inner: &Option<B>) -> bool {
 }
 
 /// The whole call is over, in time.
-fn over(layer: &dyn Settings, terms: &Terms) {
-    if let Some(started) = terms.started() {
+fn over(layer: &dyn Settings, kept: &Kept) {
+    if let Some(started) = kept.started() {
         let took = Instant::now().saturating_duration_since(started);
         layer.phase_ended(Phase::Total, took);
     }
@@ -207,7 +200,7 @@ mod tests {
             target: "".into(),
             shares_deadline: false,
         };
-        ResponseBody::new(inner, None, Terms::default(), Arc::new(shared), false)
+        ResponseBody::new(inner, None, 0, Kept::new(), Arc::new(shared), false)
     }
 
     #[tokio::test(start_paused = true)]

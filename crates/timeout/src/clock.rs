@@ -1,6 +1,5 @@
 use std::{
     num::NonZeroU64,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -9,19 +8,11 @@ use backstop_core::{Elapsed, Phase, Progress, Step, TimeLimits};
 use tokio::time::Instant;
 
 use crate::{
-    alarm::Alarm,
     config::{Floor, Limits, MAX_LIMIT},
+    kept::Kept,
 };
 
-/// What one call has of its own to be limited by.
-#[derive(Debug, Default)]
-pub(crate) struct Terms {
-    /// The size of the request; 0 if it is not known.
-    pub(crate) size: u64,
-    pub(crate) own: Option<Own>,
-}
-
-/// What most calls do not have.
+/// What one call has of its own to be limited by. Most calls have nothing.
 #[derive(Debug)]
 pub(crate) struct Own {
     /// When it was called.
@@ -31,17 +22,23 @@ pub(crate) struct Own {
     pub(crate) overrides: Option<Box<TimeLimits>>,
 }
 
+/// By what a body is limited: what the layer says, and what the call has of its own.
+struct Bounds<'a> {
+    limits: &'a Limits,
+    /// The size of the request; 0 if it is not known.
+    size: u64,
+    own: Option<&'a Own>,
+}
+
 /// How far a body has come, and how long it was waited for.
 ///
-/// It is small as long as nothing was waited for, because it is moved with every response; the
-/// limits are looked up when there is something to wait for.
-#[derive(Debug)]
+/// It is small, because it is moved with every response; the limits are looked up when there is
+/// something to wait for.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     stage: Stage,
     /// Whether a keep-alive came after the last semantic event.
     kept_alive: bool,
-    /// There from the first poll that found nothing.
-    waits: Option<Waits>,
 }
 
 /// How long a body was waited for.
@@ -49,7 +46,7 @@ pub(crate) struct Clock {
 /// Only waiting is counted: time between a poll that was pending and the next that was not. While
 /// the reader does not poll, the provider may be held up by the reader, and nothing is counted.
 #[derive(Debug, Default)]
-struct Waits {
+pub(crate) struct Waits {
     /// When a poll found nothing, if none has found anything since.
     since: Option<Instant>,
     /// Waited since the last semantic event.
@@ -111,48 +108,41 @@ pub(crate) struct Ended {
 
 /// `start + limit`. No limit is longer than [`MAX_LIMIT`], so there is such a time.
 pub(crate) fn after(start: Instant, limit: Duration) -> Instant {
-    start.checked_add(limit).unwrap_or(start)
+    start + limit
 }
 
-impl Terms {
-    /// Hands them on; what is left behind is not used any more.
-    #[inline]
-    pub(crate) const fn take(&mut self) -> Self {
-        Self {
-            size: self.size,
-            own: self.own.take(),
-        }
-    }
-
-    /// When it was called, if that is known.
-    pub(crate) fn started(&self) -> Option<Instant> {
-        self.own.as_ref().map(|own| own.started)
+impl Own {
+    /// How long the head may take.
+    pub(crate) fn headers(&self, limits: &Limits) -> Option<Duration> {
+        let own = self.overrides.as_deref().and_then(|own| own.headers);
+        own.or(limits.headers)
     }
 
     /// When the whole call must be over, if it must: from when, and after how long.
     pub(crate) fn whole(&self) -> Option<(Instant, Duration)> {
-        let own = self.own.as_ref()?;
-        Some((own.started, own.total?.duration()))
+        Some((self.started, self.total?.duration()))
+    }
+}
+
+impl Bounds<'_> {
+    fn overrides(&self) -> Option<&TimeLimits> {
+        self.own?.overrides.as_deref()
     }
 
-    pub(crate) fn overrides(&self) -> Option<&TimeLimits> {
-        self.own.as_ref()?.overrides.as_deref()
-    }
-
-    fn first_token(&self, limits: &Limits) -> Option<Duration> {
+    fn first_token(&self) -> Option<Duration> {
         let own = self.overrides().and_then(|own| own.first_token);
-        let limit = own.or(limits.first_token)?;
-        let limit = limit.saturating_add(in_proportion(limits.first_token_per_mib, self.size));
-        Some(limit.min(MAX_LIMIT))
+        let limit = own.or(self.limits.first_token)?;
+        let more = in_proportion(self.limits.first_token_per_mib, self.size);
+        Some(limit.saturating_add(more).min(MAX_LIMIT))
     }
 
     /// The limit between semantic events, and the looser one while keep-alives come.
-    fn idle(&self, limits: &Limits) -> (Option<Duration>, Option<Duration>) {
+    fn idle(&self) -> (Option<Duration>, Option<Duration>) {
         let own = self.overrides().and_then(|own| own.idle);
-        let bound = limits.keep_alive;
+        let bound = self.limits.keep_alive;
         match own {
             Some(own) => (Some(own), bound.map(|bound| bound.max(own))),
-            None => (limits.idle, bound),
+            None => (self.limits.idle, bound),
         }
     }
 }
@@ -162,30 +152,34 @@ impl Clock {
         Self {
             stage: Stage::Before,
             kept_alive: false,
-            waits: None,
         }
     }
 
     /// A poll found nothing: ready when a limit is reached, or with `None` if the stream was over.
     #[inline(never)]
     pub(crate) fn wait(
-        &mut self,
-        alarm: Pin<&mut Alarm>,
+        self,
         limits: &Limits,
-        terms: &Terms,
+        size: u64,
+        kept: &mut Kept,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Elapsed>> {
-        let Some(due) = self.due(limits, terms) else {
+        let place = kept.open().project();
+        let since = place.waits.since();
+        let bounds = Bounds {
+            limits,
+            size,
+            own: place.own.as_ref(),
+        };
+        let Some(due) = self.due(since, place.waits, &bounds) else {
             return Poll::Pending;
         };
-        ready!(alarm.poll(cx, due.at));
-        Poll::Ready(self.reached(due))
+        ready!(place.alarm.poll(cx, due.at));
+        Poll::Ready(due.reached(since))
     }
 
     /// What is due first, if anything is.
-    fn due(&mut self, limits: &Limits, terms: &Terms) -> Option<Due> {
-        let waits = self.waits.get_or_insert_default();
-        let since = *waits.since.get_or_insert_with(Instant::now);
+    fn due(self, since: Instant, waits: &Waits, bounds: &Bounds<'_>) -> Option<Due> {
         let mut due: Option<Due> = None;
         let mut consider = |at, what| {
             if due.is_none_or(|due| at < due.at) {
@@ -203,12 +197,12 @@ impl Clock {
         };
         match self.stage {
             Stage::Before => {
-                if let Some(first_token) = terms.first_token(limits) {
+                if let Some(first_token) = bounds.first_token() {
                     limit(Phase::FirstToken, first_token, waits.spent);
                 }
             }
             Stage::Answering => {
-                match terms.idle(limits) {
+                match bounds.idle() {
                     (idle, Some(bound)) if self.kept_alive => {
                         limit(Phase::Idle, bound, waits.spent);
                         if let Some(idle) = idle {
@@ -218,16 +212,19 @@ impl Clock {
                     (Some(idle), _) => limit(Phase::Idle, idle, waits.spent),
                     (None, _) => {}
                 }
-                if let Some(floor) = limits.floor {
+                if let Some(floor) = bounds.limits.floor {
                     limit(Phase::Idle, floor.grace, waits.floor_spent);
                 }
             }
             Stage::Over => {
-                let left = limits.end_grace.saturating_sub(waits.spent.duration());
+                let left = bounds
+                    .limits
+                    .end_grace
+                    .saturating_sub(waits.spent.duration());
                 consider(after(since, left), What::Close);
             }
         }
-        if let Some((started, limit)) = terms.whole() {
+        if let Some((started, limit)) = bounds.own.and_then(Own::whole) {
             let what = match self.stage {
                 Stage::Over => What::Close,
                 Stage::Before | Stage::Answering => What::Total { started, limit },
@@ -237,35 +234,14 @@ impl Clock {
         due
     }
 
-    /// What was due has come: the limit that was reached, or `None` if the stream was over.
-    fn reached(&self, due: Due) -> Option<Elapsed> {
-        let now = Instant::now();
-        match due.what {
-            What::Close => None,
-            What::Total { started, limit } => {
-                let waited = now.saturating_duration_since(started);
-                Some(Elapsed::new(Phase::Total, limit, waited))
-            }
-            What::Limit {
-                phase,
-                limit,
-                spent,
-            } => {
-                let since = self.waits.as_ref().and_then(|waits| waits.since);
-                let waited = spent + now.saturating_duration_since(since.unwrap_or(now));
-                Some(Elapsed::new(phase, limit, waited))
-            }
-        }
-    }
-
     /// A poll found data, which brought `step`.
     #[inline]
-    pub(crate) fn found(&mut self, step: &Step) {
+    pub(crate) fn found(&mut self, step: &Step, kept: &mut Kept) {
         if !is_semantic(step) {
-            return self.kept(step);
+            return self.kept(step, kept);
         }
-        if let Some(waits) = &mut self.waits {
-            waits.since = None;
+        if let Some(waits) = kept.waits() {
+            waits.over();
         }
         self.go_on(step);
     }
@@ -276,18 +252,21 @@ impl Clock {
         step: &Step,
         bytes: usize,
         floor: Option<&Floor>,
+        kept: &mut Kept,
     ) -> Option<Ended> {
         if !is_semantic(step) {
-            self.kept(step);
+            self.kept(step, kept);
             return None;
         }
-        let took = match &mut self.waits {
+        let took = match kept.waits() {
             Some(waits) => {
                 waits.end(self.stage);
                 if let Some(floor) = floor {
                     waits.count(bytes, floor);
                 }
-                waits.spent.duration()
+                let took = waits.spent.duration();
+                waits.over();
+                took
             }
             None => Duration::ZERO,
         };
@@ -307,10 +286,6 @@ impl Clock {
     #[inline]
     fn go_on(&mut self, step: &Step) {
         self.kept_alive = false;
-        if let Some(waits) = &mut self.waits {
-            waits.spent = Nanos(0);
-            waits.silent = Nanos(0);
-        }
         if step.progress == Progress::End || step.failed.is_some() {
             self.stage = Stage::Over;
         } else if self.stage == Stage::Before {
@@ -319,8 +294,8 @@ impl Clock {
     }
 
     /// Something came that is no content.
-    fn kept(&mut self, step: &Step) {
-        if let Some(waits) = &mut self.waits {
+    fn kept(&mut self, step: &Step, kept: &mut Kept) {
+        if let Some(waits) = kept.waits() {
             waits.end(self.stage);
             if step.progress == Progress::KeepAlive {
                 waits.silent = Nanos(0);
@@ -330,7 +305,42 @@ impl Clock {
     }
 }
 
+impl Due {
+    /// What was due has come: the limit that was reached, or `None` if the stream was over.
+    fn reached(self, since: Instant) -> Option<Elapsed> {
+        let now = Instant::now();
+        match self.what {
+            What::Close => None,
+            What::Total { started, limit } => {
+                let waited = now.saturating_duration_since(started);
+                Some(Elapsed::new(Phase::Total, limit, waited))
+            }
+            What::Limit {
+                phase,
+                limit,
+                spent,
+            } => {
+                let waited = spent + now.saturating_duration_since(since);
+                Some(Elapsed::new(phase, limit, waited))
+            }
+        }
+    }
+}
+
 impl Waits {
+    /// When the wait began; now, if it had not.
+    pub(crate) fn since(&mut self) -> Instant {
+        *self.since.get_or_insert_with(Instant::now)
+    }
+
+    /// What was waited for is there, and all of it is forgotten.
+    #[inline]
+    pub(crate) const fn over(&mut self) {
+        self.since = None;
+        self.spent = Nanos(0);
+        self.silent = Nanos(0);
+    }
+
     /// Content came. The grace of the floor begins with the first wait, and so does the counting.
     fn count(&mut self, bytes: usize, floor: &Floor) {
         if self.floor_spent == Nanos(0) {

@@ -14,7 +14,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::{
     ResponseBody,
-    clock::{Terms, after},
+    clock::{Own, after},
+    kept::Kept,
     service::Shared,
 };
 
@@ -25,18 +26,19 @@ pin_project! {
     ///
     /// Dropping it drops the call and the timer. When it ends in an error it has dropped them
     /// itself. When it ends with an answer, what the future of the inner call still holds (the
-    /// permit of a `ConcurrencyLimit`, for one) and the timer go when this future is dropped, as
-    /// with tower's `Timeout`; `.await` does that at once, and the body holds nothing of it.
+    /// permit of a `ConcurrencyLimit`, for one) and the timer of the head go when this future is
+    /// dropped, as with tower's `Timeout`; `.await` does that at once.
     pub struct ResponseFuture<F, Req, P, C, O, K> {
         // None where the call was refused, and after an error.
         #[pin]
         inner: Option<F>,
-        // Made by the first poll that is pending; what it is set to does not change.
+        call: Call<C, O, K>,
+        // What the call has of its own to be limited by; its timer is there too.
+        kept: Kept,
+        // The timer of a call that is limited by the layer alone. Made by the first poll that is
+        // pending; what it is set to does not change.
         #[pin]
         sleep: Option<Sleep>,
-        call: Call<C, O, K>,
-        // Why the call was refused. Boxed, because it is next to never there.
-        refused: Option<Box<Elapsed>>,
         marker: PhantomData<fn(Req) -> P>,
     }
 }
@@ -46,22 +48,19 @@ pub(crate) struct Call<C, O, K> {
     pub(crate) shared: Arc<Shared<C, O>>,
     /// What the classifier remembers of the request.
     pub(crate) remembered: K,
-    pub(crate) terms: Terms,
+    /// The size of the request; 0 if it is not known.
+    pub(crate) size: u64,
 }
 
 impl<F, Req, P, C, O, K> ResponseFuture<F, Req, P, C, O, K> {
     /// `inner` is there unless the call was refused.
     #[inline]
-    pub(crate) const fn new(
-        inner: Option<F>,
-        refused: Option<Box<Elapsed>>,
-        call: Call<C, O, K>,
-    ) -> Self {
+    pub(crate) const fn new(inner: Option<F>, call: Call<C, O, K>, kept: Kept) -> Self {
         Self {
             inner,
-            sleep: None,
             call,
-            refused,
+            kept,
+            sleep: None,
             marker: PhantomData,
         }
     }
@@ -80,52 +79,85 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
-            return match this.refused.take() {
-                Some(elapsed) => Poll::Ready(Err(elapsed)),
+            return match this.kept.refused() {
+                Some(elapsed) => Poll::Ready(Err(elapsed.into())),
                 // Nothing comes after an error.
                 None => Poll::Pending,
             };
         };
         let error = match inner.poll(cx) {
             Poll::Ready(Ok(response)) => {
-                // Built where it is returned, because it is large; what is left of the call
-                // goes with this future, as it does in tower's.
-                return Poll::Ready(Ok(this.call.answered::<Req, P, Res>(response)));
+                // Built where it is returned, because it is large.
+                return Poll::Ready(Ok(this.call.answered::<Req, P, Res>(response, this.kept)));
             }
             Poll::Ready(Err(error)) => error.into(),
-            Poll::Pending => ready!(this.call.wait(this.sleep.as_mut(), cx)).into(),
+            Poll::Pending => {
+                let at = ready!(this.call.wait(this.kept, this.sleep.as_mut(), cx));
+                this.call.reached(this.kept, at).into()
+            }
         };
         this.inner.set(None);
         this.sleep.set(None);
+        this.kept.close();
         Poll::Ready(Err(error))
     }
 }
 
 impl<C, O: Observer, K> Call<C, O, K> {
-    /// A poll found nothing: ready when a limit is reached.
+    /// A poll found nothing: ready when a limit is reached, with the time when it was.
     ///
     /// Inlined, because the first wait of a call is mostly its last.
     #[inline(always)]
-    fn wait(&self, mut sleep: Pin<&mut Option<Sleep>>, cx: &mut Context<'_>) -> Poll<Elapsed> {
+    fn wait(
+        &self,
+        kept: &mut Kept,
+        mut sleep: Pin<&mut Option<Sleep>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Instant> {
         if sleep.is_none() {
-            let Some(at) = self.due() else {
+            if kept.is_some() {
+                return self.own_wait(kept, cx);
+            }
+            let Some(limit) = self.shared.limits.headers else {
                 return Poll::Pending;
             };
-            sleep.set(Some(sleep_until(at)));
+            sleep.set(Some(sleep_until(after(Instant::now(), limit))));
         }
         let Some(mut sleep) = sleep.as_pin_mut() else {
             return Poll::Pending;
         };
         ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(self.reached(sleep.deadline()))
+        Poll::Ready(sleep.deadline())
+    }
+
+    /// The same for a call that has limits of its own, or a limit for all of it.
+    #[inline(never)]
+    fn own_wait(&self, kept: &mut Kept, cx: &mut Context<'_>) -> Poll<Instant> {
+        let place = kept.open().project();
+        let since = place.waits.since();
+        let own = place.own.as_ref();
+        let head = own.and_then(|own| own.headers(&self.shared.limits));
+        let head = head.map(|limit| after(since, limit));
+        let whole = own.and_then(Own::whole);
+        let whole = whole.map(|(started, limit)| after(started, limit));
+        let Some(at) = head.into_iter().chain(whole).min() else {
+            return Poll::Pending;
+        };
+        ready!(place.alarm.poll(cx, at));
+        Poll::Ready(at)
     }
 
     /// The limit that was reached at `at`.
     #[cold]
-    fn reached(&self, at: Instant) -> Elapsed {
-        let (phase, limit) = match self.terms.whole() {
+    fn reached(&self, kept: &Kept, at: Instant) -> Elapsed {
+        let limits = &self.shared.limits;
+        let own = kept.get_own();
+        let (phase, limit) = match own.and_then(Own::whole) {
             Some((started, limit)) if after(started, limit) <= at => (Phase::Total, limit),
-            _ => (Phase::Headers, self.limit().unwrap_or_default()),
+            _ => {
+                let limit = own.map_or(limits.headers, |own| own.headers(limits));
+                (Phase::Headers, limit.unwrap_or_default())
+            }
         };
         let waited = limit + Instant::now().saturating_duration_since(at);
         let elapsed = Elapsed::new(phase, limit, waited);
@@ -133,37 +165,13 @@ impl<C, O: Observer, K> Call<C, O, K> {
         elapsed
     }
 
-    /// How long the head may take.
-    #[inline]
-    fn limit(&self) -> Option<Duration> {
-        let own = self.terms.overrides().and_then(|own| own.headers);
-        own.or(self.shared.limits.headers)
-    }
-
-    /// When the head must be there, if it is waited for from now.
-    #[inline]
-    fn due(&self) -> Option<Instant> {
-        if self.terms.own.is_some() {
-            return self.own_due();
-        }
-        let limit = self.shared.limits.headers?;
-        Some(after(Instant::now(), limit))
-    }
-
-    /// The same for a call that has limits of its own, or a limit for all of it.
-    #[inline(never)]
-    fn own_due(&self) -> Option<Instant> {
-        let head = self.limit().map(|limit| after(Instant::now(), limit));
-        let end = self
-            .terms
-            .whole()
-            .map(|(started, limit)| after(started, limit));
-        head.into_iter().chain(end).min()
-    }
-
     /// The head is there.
     #[inline]
-    fn answered<Req, P, Res>(&mut self, response: Res) -> P::With<ResponseBody<P::Body, C::Stream>>
+    fn answered<Req, P, Res>(
+        &self,
+        response: Res,
+        kept: &mut Kept,
+    ) -> P::With<ResponseBody<P::Body, C::Stream>>
     where
         P: Responses<Res>,
         C: Classify<Req, Res, Call = K> + Send + Sync + 'static,
@@ -178,7 +186,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
         };
         // What is to be told if nothing comes after the head.
         let mut over = if self.shared.observer.is_enabled() {
-            self.head_came()
+            self.head_came(kept)
         } else {
             None
         };
@@ -188,7 +196,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
                 over = None;
             }
             let shared = Arc::clone(&self.shared);
-            ResponseBody::new(body, stream, self.terms.take(), shared, observed)
+            ResponseBody::new(body, stream, self.size, kept.head_came(), shared, observed)
         });
         if let Some(took) = over {
             self.shared.phase_ended(Phase::Total, took);
@@ -197,8 +205,8 @@ impl<C, O: Observer, K> Call<C, O, K> {
     }
 
     /// Tells that the head has come, and says how long it took.
-    fn head_came(&self) -> Option<Duration> {
-        let took = Instant::now().saturating_duration_since(self.terms.started()?);
+    fn head_came(&self, kept: &Kept) -> Option<Duration> {
+        let took = Instant::now().saturating_duration_since(kept.started()?);
         self.shared.phase_ended(Phase::Headers, took);
         Some(took)
     }

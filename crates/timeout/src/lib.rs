@@ -75,6 +75,7 @@ mod config;
 mod connect;
 mod future;
 pub mod grpc;
+mod kept;
 mod layer;
 mod service;
 

@@ -17,8 +17,9 @@ use tower_service::Service;
 use crate::{
     Limits, MAX_LIMIT, ResponseBody, ResponseFuture,
     body::Settings,
-    clock::{Limit, Own, Terms, after},
+    clock::{Limit, Own, after},
     future::Call,
+    kept::Kept,
 };
 
 /// Limits every phase of a call. See the [crate documentation](crate).
@@ -89,6 +90,21 @@ impl<S, C, P, O> Timeout<S, C, P, O> {
     }
 }
 
+impl Readiness {
+    /// The inner service is ready.
+    #[cold]
+    fn end(&mut self) {
+        *self = match self {
+            Self::Waiting { since, .. } => {
+                Self::After(Instant::now().saturating_duration_since(*since))
+            }
+            Self::After(took) => Self::After(*took),
+            // What was too late for a call that was not made is in time for the next.
+            Self::AtOnce | Self::TooLate(_) => Self::AtOnce,
+        };
+    }
+}
+
 impl<S, C, P, O, Req> Service<Req> for Timeout<S, C, P, O>
 where
     S: Service<Req, Error: Into<BoxError>> + Clone,
@@ -103,14 +119,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if let Poll::Ready(result) = self.inner.poll_ready(cx) {
             if !matches!(self.readiness, Readiness::AtOnce) {
-                self.readiness = match self.readiness {
-                    Readiness::Waiting { since, .. } => {
-                        Readiness::After(Instant::now().saturating_duration_since(since))
-                    }
-                    Readiness::After(took) => Readiness::After(took),
-                    // What was too late for a call that was not made is in time for the next.
-                    Readiness::AtOnce | Readiness::TooLate(_) => Readiness::AtOnce,
-                };
+                self.readiness.end();
             }
             return Poll::Ready(result.map_err(Into::into));
         }
@@ -144,25 +153,26 @@ where
         let size = P::size(&request).unwrap_or(0);
         let remembered = self.shared.classify.on_request(&request);
         // Without any of these the clock is not read and nothing is written.
-        let own = if !matches!(self.readiness, Readiness::AtOnce)
+        let kept = if !matches!(self.readiness, Readiness::AtOnce)
             || self.shared.observer.is_enabled()
             || self.shared.limits.total.is_some()
             || <P as Requests<Req>>::extensions(&request).is_some_and(|all| !all.is_empty())
         {
             self.own_terms(&mut request)
         } else {
-            Ok(None)
+            Kept::new()
         };
-        let (inner, own, refused) = match own {
-            Ok(own) => (Some(self.inner.call(request)), own, None),
-            Err(elapsed) => (None, None, Some(elapsed)),
+        let inner = if kept.is_refusal() {
+            None
+        } else {
+            Some(self.inner.call(request))
         };
         let call = Call {
-            remembered,
             shared: Arc::clone(&self.shared),
-            terms: Terms { size, own },
+            remembered,
+            size,
         };
-        ResponseFuture::new(inner, refused, call)
+        ResponseFuture::new(inner, call, kept)
     }
 }
 
@@ -177,27 +187,27 @@ impl<S, C, P, O: Observer> Timeout<S, C, P, O> {
     /// What the call has of its own, written into the request where the layers inside are to know
     /// it.
     ///
-    /// # Errors
-    ///
-    /// When it is too late already. Readiness is given back then.
+    /// When it is too late already, that; readiness is given back then.
     #[inline(never)]
-    fn own_terms<Req>(&mut self, request: &mut Req) -> Result<Option<Own>, Box<Elapsed>>
+    fn own_terms<Req>(&mut self, request: &mut Req) -> Kept
     where
         P: Requests<Req>,
         S: Clone,
     {
         let ready_after = match mem::take(&mut self.readiness) {
-            Readiness::TooLate(elapsed) => return Err(Box::new(elapsed)),
+            Readiness::TooLate(elapsed) => return Kept::refusal(elapsed),
             Readiness::After(took) => took,
             Readiness::AtOnce | Readiness::Waiting { .. } => Duration::ZERO,
         };
-        self.shared
-            .own_terms::<P, Req>(request, ready_after)
-            .map_err(|elapsed| {
+        match self.shared.own_terms::<P, Req>(request, ready_after) {
+            Ok(None) => Kept::new(),
+            Ok(Some(own)) => Kept::own(own),
+            Err(elapsed) => {
                 self.shared.timed_out(&elapsed);
                 self.give_back();
-                Box::new(elapsed)
-            })
+                Kept::refusal(elapsed)
+            }
+        }
     }
 }
 
