@@ -75,6 +75,32 @@ impl Service<Req> for Model {
     }
 }
 
+/// A model that answers after a poll that finds nothing, with a body that does the same.
+#[derive(Clone, Copy, Debug)]
+struct SlowModel;
+
+impl Service<Req> for SlowModel {
+    type Response = Response<Stream>;
+    type Error = BoxError;
+    type Future = Answer<Self::Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Req) -> Self::Future {
+        let body = Stream {
+            chunks: 1,
+            waits: 1,
+            waited: 0,
+        };
+        Answer {
+            waits: 1,
+            value: Some(Response::new(body)),
+        }
+    }
+}
+
 impl Service<u64> for Model {
     type Response = u64;
     type Error = BoxError;
@@ -159,7 +185,7 @@ fn main() -> ExitCode {
                 run: |n| unary(n, Timeout::new(Model { waits: 0 }, HEAD)),
             },
             Case {
-                name: "http at once, tower + tower-http",
+                name: "http at once, both",
                 run: |n| unary(n, both(Model { waits: 0 })),
             },
             Case {
@@ -175,12 +201,28 @@ fn main() -> ExitCode {
                 run: |n| unary(n, Timeout::new(Model { waits: 1 }, HEAD)),
             },
             Case {
-                name: "http after a wait, tower + tower-http",
+                name: "http after a wait, both",
                 run: |n| unary(n, both(Model { waits: 1 })),
             },
             Case {
                 name: "http after a wait, backstop",
                 run: |n| unary(n, ours().layer(Model { waits: 1 })),
+            },
+            Case {
+                name: "http head and body after waits, bare",
+                run: |n| unary(n, SlowModel),
+            },
+            Case {
+                name: "http head and body after waits, tower",
+                run: |n| unary(n, Timeout::new(SlowModel, HEAD)),
+            },
+            Case {
+                name: "http head and body after waits, both",
+                run: |n| unary(n, both(SlowModel)),
+            },
+            Case {
+                name: "http head and body after waits, backstop",
+                run: |n| unary(n, ours().layer(SlowModel)),
             },
             Case {
                 name: "chunk at once, bare",
@@ -219,7 +261,7 @@ fn ours() -> TimeoutLayer {
 }
 
 /// What it takes of other crates to limit both the head and the body.
-fn both(model: Model) -> Timeout<ResponseBodyTimeout<Model>> {
+fn both<S>(model: S) -> Timeout<ResponseBodyTimeout<S>> {
     Timeout::new(ResponseBodyTimeout::new(model, IDLE), HEAD)
 }
 
