@@ -10,7 +10,7 @@ use std::{
 
 use backstop_core::{
     BoxError, Classify, ClassifyStream, Directives, Event, Frozen, Mode, Observer, Outcome,
-    Recorder, Replay, Replayed, Responses, Served, Simplified, Verdict,
+    Recorder, Replay, Replayed, Responses, Served, Simplified, Trace, Verdict,
     body::{Peek, Peeked, Watched, peek},
 };
 use bytes::{Bytes, BytesMut};
@@ -376,7 +376,10 @@ where
             Ok(response) => response,
             Err(error) => {
                 let outcome = shared.classify.on_error(&call, &*error);
-                return self.stand_in(&outcome, 1).await.ok_or(error);
+                // A service that keeps no trace was itself asked once.
+                let attempts = Trace::find(&*error).map_or(1, |trace| trace.attempts().count());
+                let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
+                return self.stand_in(&outcome, attempts).await.ok_or(error);
             }
         };
         let verdict = shared.classify.on_response(&call, &response);

@@ -13,7 +13,10 @@ use std::{
 use backstop_cache::{
     CacheConfig, CachedFallbackLayer, KeySecret, MemoryStore, ProducedBy, SimplifiedAnswer, Tenant,
 };
-use backstop_core::{BoxError, FrozenRequest, Mode, Served, body::Replayable};
+use backstop_core::{
+    BoxError, Cause, Considered, Exhausted, Failure, FrozenRequest, Kind, Mode, Outcome, Served,
+    SkipReason, Trace, Tried, body::Replayable,
+};
 use backstop_wire::{ClassifyHttp, Dialect, recorder::HttpRecorder};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -302,5 +305,43 @@ async fn the_operators_text_as_an_error_is_whole_and_final() {
         assert_eq!(reply.1["x-should-retry"], "false");
         let body: Value = serde_json::from_str(reply.3.as_ref().unwrap()).unwrap();
         assert_eq!(body["error"]["message"], "Out of office: unavailable.");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_in_for_an_error_says_how_often_was_asked() {
+    let mut trace = Trace::default();
+    for _ in 0..3 {
+        let tried = Tried::new(Cause::Planned, Duration::ZERO);
+        trace.push(&"a".into(), Considered::Tried(tried));
+    }
+    trace.push(&"b".into(), Considered::Skipped(SkipReason::Throttled));
+    for (trace, attempts) in [(Some(trace), 3), (Some(Trace::default()), 0), (None, 1)] {
+        let model = service_fn(move |_: Request<Replayable<Full<Bytes>>>| {
+            let outcome = Outcome::new(Kind::Unavailable);
+            let failure = match trace.clone() {
+                Some(trace) => Failure::with_source(outcome, Exhausted::new(trace, None)),
+                None => Failure::new(outcome),
+            };
+            std::future::ready(Err::<Response<Full<Bytes>>, BoxError>(failure.into()))
+        });
+        let mut config = CacheConfig::default();
+        config.simplified = Some(SimplifiedAnswer::new("Out of office."));
+        let stack = CachedFallbackLayer::new(
+            config,
+            MemoryStore::new(1 << 20, Duration::from_secs(7200)),
+            KeySecret::random().unwrap(),
+            [ProducedBy::new("", "m")],
+            |_: &FrozenRequest| Some(Tenant::new(b"a")),
+            HttpRecorder::new(Dialect::OpenAiChat).unwrap(),
+            ClassifyHttp::new(Dialect::OpenAiChat),
+        );
+        let request = Request::post("/v1/chat/completions")
+            .header("content-type", JSON)
+            .body(Full::new(Bytes::from(ask("hi", false).to_string())))
+            .unwrap();
+        let response = stack.unwrap().layer(model).oneshot(request).await.unwrap();
+        let served: &Served = response.extensions().get().unwrap();
+        assert_eq!((served.mode, served.attempts), (Mode::Simplified, attempts));
     }
 }

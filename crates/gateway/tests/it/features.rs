@@ -174,6 +174,7 @@ async fn the_operators_text_is_the_last_resort() {
         assert!(!answer.headers.contains_key("x-backstop-served-by"));
         let trace = answer.header("x-backstop-trace");
         assert!(trace.contains("backup;"), "{trace}");
+        assert_eq!(answer.header("x-backstop-attempts"), "2");
 
         let error = "simplified = { text = \"Out of office.\", status = 503 }";
         let closed = ClosedPort::new().unwrap();
@@ -182,6 +183,7 @@ async fn the_operators_text_is_the_last_resort() {
         let answer = gateway.ask(kind).await;
         assert_eq!(answer.status, 503);
         assert_eq!(answer.json()["error"]["message"], "Out of office.");
+        assert_eq!(answer.header("x-backstop-attempts"), "2");
     }
 }
 
