@@ -46,6 +46,7 @@ fn of_status(status: StatusCode) -> Outcome {
         413 => Kind::TooLarge,
         429 => Kind::Throttled,
         408 | 504 | 524 => Kind::TimedOut(Phase::Headers),
+        // Cloudflare: the server behind it took no connection. wire reads the response so, too.
         522 => Kind::TimedOut(Phase::Connect),
         503 | 529 => Kind::Overloaded,
         400..=499 => Kind::Rejected,

@@ -1,7 +1,7 @@
 //! What all envelopes share: phrases under a fitting status, types that leave the cause open, and
 //! the status itself.
 
-use backstop_core::{Kind, Outcome, Scope};
+use backstop_core::{Kind, Outcome, Phase, Scope};
 
 use super::{openai::OVERLOADED, rule::*};
 
@@ -10,6 +10,7 @@ const SEEN: &str = "messages in the providers' error references, docs/wire.md";
 const VLLM: &str = "https://github.com/vllm-project/vllm (entrypoints/openai)";
 const REPLICATE: &str = "https://replicate.com/docs/reference/http#predictions.create";
 const LM_STUDIO: &str = "https://github.com/lmstudio-ai/lmstudio-bug-tracker";
+const EDGE: &str = "https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-522/";
 const FASTAPI: &str = "https://fastapi.tiangolo.com/tutorial/handling-errors/";
 
 /// Where a limit or lack of capacity may stand.
@@ -294,6 +295,11 @@ pub(super) const PHRASES: &[Rule] = &[
             "over quota",
         ])
         .says(QUOTA_ACCOUNT),
+    // Nobody took the connection, or what was sent on it: unlike after 504 and 524, nothing was
+    // being worked on. core reads reqwest's errors in the same way.
+    Rule::new("status 522: no connection behind the edge", EDGE)
+        .on(&[522])
+        .says(Outcome::timed_out(Phase::Connect)),
     Rule::new("message: timed out", SEEN)
         .on(&[408, 5, NONE])
         .text(&[
@@ -496,7 +502,7 @@ pub(super) const fn by_status(status: u16) -> Outcome {
         // nginx: the other side closed before the answer.
         499 => DOWN.with_scope(Scope::Request).with_evidence("status 499"),
         501 | 505 => UNSUPPORTED.with_evidence("status 501"),
-        504 | 522 | 524 | 598 | 599 => SLOW.with_evidence("status of a gateway's time-out"),
+        504 | 524 | 598 | 599 => SLOW.with_evidence("status of a gateway's time-out"),
         // Anthropic's, and others after it.
         529 => BUSY_PROVIDER.with_evidence("status 529"),
         401..=499 => WRONG.with_evidence("status of a wrong request"),

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use backstop_core::Phase;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
 
@@ -72,6 +73,21 @@ fn a_body_nested_beyond_reason_is_judged_by_its_status() {
         // As if a bounded read had cut it.
         let outcome = classify(503, &HeaderMap::new(), &body.as_bytes()[..65_536]);
         assert_eq!(outcome.kind(), Kind::Unavailable);
+    }
+}
+
+/// Core, which knows the status from reqwest's errors, has a test of the same.
+#[test]
+fn an_edge_that_could_not_connect_is_told_from_one_that_waited_in_vain() {
+    for (status, says, phase) in [
+        (522, "Connection timed out", Phase::Connect),
+        (524, "A timeout occurred", Phase::Total),
+    ] {
+        let page = format!("<title>api.example.com | {status}: {says}</title>");
+        for body in ["", &page] {
+            let outcome = classify(status, &HeaderMap::new(), body.as_bytes());
+            assert_eq!(outcome.kind(), Kind::TimedOut(phase), "{outcome}");
+        }
     }
 }
 
