@@ -198,6 +198,35 @@ fn an_event_too_large_to_hold_is_passed_on_and_its_break_aborts() {
     assert!(!bytes.windows(4).any(|window| window == b"half"));
 }
 
+/// The places of the pieces take memory as well as their bytes.
+#[test]
+fn an_event_in_tiny_pieces_is_not_held_for_long() {
+    /// Gives the same piece for ever.
+    struct Drip(Bytes, usize);
+    impl Body for Drip {
+        type Data = Bytes;
+        type Error = BoxError;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+            self.1 += 1;
+            assert!(self.1 * size_of::<Bytes>() < ErrorEvents::<Script>::HELD_LIMIT);
+            Poll::Ready(Some(Ok(Frame::data(self.0.clone()))))
+        }
+    }
+    for piece in ["x", ""] {
+        let drip = Drip(Bytes::from_static(piece.as_bytes()), 0);
+        let headers = headers("text/event-stream");
+        let mut body = ErrorEvents::new(Dialect::OpenAiChat, &headers, drip);
+        let polled = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Some(Ok(frame))) = polled else {
+            panic!("{polled:?}");
+        };
+        assert_eq!(frame.into_data().unwrap(), piece);
+    }
+}
+
 #[test]
 fn other_bodies_fail_as_they_do() {
     let script = Script::new([Bytes::from_static(b"{\"a\":")], true);

@@ -27,8 +27,8 @@ pin_project! {
     /// The bytes of a body that does not fail are passed on as they came. An error of any other
     /// body than server-sent events is passed on as well, which aborts the connection.
     ///
-    /// At most [`HELD_LIMIT`](Self::HELD_LIMIT) bytes are held; a larger event is passed on in
-    /// pieces, and an error in the middle of it aborts the connection.
+    /// At most [`HELD_LIMIT`](Self::HELD_LIMIT) bytes are held, in however many pieces they come; a
+    /// larger event is passed on in pieces, and an error in the middle of it aborts the connection.
     pub struct ErrorEvents<B> {
         #[pin]
         inner: B,
@@ -37,6 +37,7 @@ pin_project! {
         boundary: Boundary,
         // What follows the last boundary.
         held: VecDeque<Bytes>,
+        // With what keeping the pieces takes.
         held_bytes: usize,
         // Frames to give out before the inner body is polled again.
         ready: VecDeque<Frame<Bytes>>,
@@ -56,11 +57,17 @@ struct Boundary {
 }
 
 impl<B> ErrorEvents<B> {
-    /// How many bytes are held at most: 1 MiB.
+    /// How many bytes are held at most: 1 MiB, which includes the some hundred bytes that keeping a
+    /// piece takes.
     ///
     /// Text events are some hundred bytes; this bounds the memory of a thousand streams whose events
     /// do not end to 1 GiB.
     pub const HELD_LIMIT: usize = 1024 * 1024;
+
+    /// What keeping a piece takes beside its bytes: its place among those held, and then among those
+    /// given out. Without it a stream in pieces of one byte, or of none, would take a hundred times
+    /// the limit, or any.
+    const PIECE: usize = size_of::<Bytes>() + size_of::<Frame<Bytes>>();
 
     /// Wraps the body of the response that has these `headers`.
     ///
@@ -161,7 +168,7 @@ where
                 // The rest of an event of which the start is gone.
                 None if *this.mid_event => this.ready.push_back(Frame::data(data)),
                 None => {
-                    *this.held_bytes += data.len();
+                    *this.held_bytes += data.len() + Self::PIECE;
                     this.held.push_back(data);
                 }
             }
