@@ -120,8 +120,9 @@
 //! `failover-axum`; `rate-limit-reqwest` has the two mappings that a reqwest client needs.
 //!
 //! Who answered is the response extension [`Served`](core::Served), what else was thought of and why
-//! is [`Trace`](core::Trace). The gateway writes them into the headers `x-backstop-...`, the layers
-//! do not; [`Trace::to_header_value`](core::Trace::to_header_value) is its `x-backstop-trace`.
+//! is its [`Trace`](core::Trace), which as text is a line for a log. The gateway writes them into the
+//! headers `x-backstop-...`, the layers do not; [`Trace::to_header_value`](core::Trace::to_header_value)
+//! is its `x-backstop-trace`.
 //!
 //! # Features
 //!

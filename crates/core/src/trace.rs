@@ -14,6 +14,17 @@ use crate::{BoxError, Kind, Outcome};
 ///
 /// It is told with the answer, in [`Served`](crate::Served). When there is no answer it is in the
 /// error's chain, where [`Trace::find`] finds it.
+///
+/// As text it is a list of RFC 9651 in one line, for logs and for the header
+/// [`HEADER`](Self::HEADER): one member per candidate, then `*` with what was left.
+///
+/// ```text
+/// primary;failed=timeout;phase=headers;ms=30000, spare;skipped=throttled, backup;served;ms=412, *;ms=30412;left=29588
+/// ```
+///
+/// Characters of a name that a token may not have become `_`. The text has at most
+/// [`HEADER_CAPACITY`](Self::HEADER_CAPACITY) bytes; candidates that do not fit are counted as
+/// `omitted`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Trace {
     // Most calls have one candidate: it needs no allocation.
@@ -192,41 +203,10 @@ impl Trace {
         None
     }
 
-    /// The trace as a list of RFC 9651: one member per candidate, then `*` with what was left.
-    ///
-    /// ```text
-    /// primary;failed=timeout;phase=headers;ms=30000, spare;skipped=throttled, backup;served;ms=412, *;ms=30412;left=29588
-    /// ```
-    ///
-    /// Characters of a name that a token may not have become `_`. The value has at most
-    /// [`HEADER_CAPACITY`](Self::HEADER_CAPACITY) bytes; candidates that do not fit are counted as
-    /// `omitted`.
+    /// The text as the value of the header [`HEADER`](Self::HEADER).
     #[must_use]
     pub fn to_header_value(&self) -> HeaderValue {
-        let mut text = String::with_capacity(128);
-        let mut omitted = self.omitted;
-        for candidate in self.candidates() {
-            let before = text.len();
-            candidate.write(&mut text);
-            text.push_str(", ");
-            // Room for the last member.
-            if omitted > self.omitted || text.len() + 96 > Self::HEADER_CAPACITY {
-                text.truncate(before);
-                omitted = omitted.saturating_add(1);
-            }
-        }
-        // Writing to a string cannot fail.
-        let _ = write!(text, "*;ms={}", self.took.as_millis());
-        if omitted > 0 {
-            let _ = write!(text, ";omitted={omitted}");
-        }
-        if let Some(left) = self.deadline_left {
-            let _ = write!(text, ";left={}", left.as_millis());
-        }
-        if let Some(left) = self.budget_left {
-            let _ = write!(text, ";budget={left:.1}");
-        }
-        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("*"))
+        HeaderValue::try_from(self.text()).unwrap_or_else(|_| HeaderValue::from_static("*"))
     }
 
     /// Adds a candidate and says where it is kept, beyond all that are when there is no room.
@@ -256,6 +236,39 @@ impl Trace {
             Considered::Tried(tried) => Some(tried),
             Considered::Skipped(_) => None,
         }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::with_capacity(128);
+        let mut omitted = self.omitted;
+        for candidate in self.candidates() {
+            let before = text.len();
+            candidate.write(&mut text);
+            text.push_str(", ");
+            // Room for the last member.
+            if omitted > self.omitted || text.len() + 96 > Self::HEADER_CAPACITY {
+                text.truncate(before);
+                omitted = omitted.saturating_add(1);
+            }
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(text, "*;ms={}", self.took.as_millis());
+        if omitted > 0 {
+            let _ = write!(text, ";omitted={omitted}");
+        }
+        if let Some(left) = self.deadline_left {
+            let _ = write!(text, ";left={}", left.as_millis());
+        }
+        if let Some(left) = self.budget_left {
+            let _ = write!(text, ";budget={left:.1}");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -495,8 +508,9 @@ mod tests {
             Considered::Skipped(SkipReason::Throttled),
         );
         trace.push(&"backup".into(), tried(None));
+        assert_eq!(trace.to_header_value(), trace.to_string());
         assert_eq!(
-            trace.to_header_value(),
+            trace.to_string(),
             "primary;failed=timeout;phase=headers;ms=412, t4_spare_;skipped=throttled, \
              backup;served;ms=412, *;ms=30412;left=29588;budget=9.5"
         );
