@@ -22,7 +22,7 @@ enum Command {
     ///
     /// OpenAI clients ask at /v1/chat/completions, Anthropic clients at /v1/messages. /v1/models
     /// lists the models, /healthz says that the gateway is up. SIGTERM or ctrl-c stops it: no new
-    /// requests are taken, open answers end first.
+    /// requests are taken, open answers end first; a second one cuts them off.
     ///
     /// Logs go to stderr; the variable `RUST_LOG` sets what is logged (default: info).
     Serve(ConfigFile),
@@ -104,13 +104,14 @@ fn serve(file: &ConfigFile) -> Result<(), BoxError> {
         .build()?
         .block_on(async {
             let gateway = Arc::new(routes::Gateway::new(&config, &secrets)?);
-            let stop = server::signal();
+            let mut signals = server::Signals::listen();
             let listener = TcpListener::bind(config.listen)
                 .await
                 .map_err(|error| format!("cannot listen on {}: {error}", config.listen))?;
             let address = listener.local_addr()?;
             let models = config.models.len();
             tracing::info!(%address, models, "listening");
+            let stop = async || signals.next().await;
             server::serve(listener, routes::router(gateway), stop, config.drain).await;
             tracing::info!("stopped");
             Ok(())

@@ -1,12 +1,14 @@
 //! The HTTP server: accepting connections, and stopping in order.
 
-use std::{future::pending, pin::pin, sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -36,21 +38,28 @@ const PING: Duration = Duration::from_secs(20);
 /// After an error of `accept` that is not about one connection, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until `stop` is ready, then lets open requests end for at most `drain`.
+/// SIGTERM and ctrl-c.
+pub(crate) struct Signals {
+    #[cfg(unix)]
+    heard: Option<[Signal; 2]>,
+}
+
+/// Serves until it is told to stop, then lets open requests end for at most `drain`, or until it is
+/// told again.
 ///
-/// Connections are tasks of a set that ends with this future.
+/// `stop` waits for the next time that it is told. Connections are tasks of a set that ends with this
+/// future.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: axum::Router,
-    stop: impl Future<Output = ()>,
+    mut stop: impl AsyncFnMut(),
     drain: Duration,
 ) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let mut stop = pin!(stop);
     loop {
         tokio::select! {
-            () = &mut stop => break,
+            () = stop() => break,
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let watcher = graceful.watcher();
@@ -67,8 +76,11 @@ pub(crate) async fn serve(
     // From here on nobody can connect.
     drop(listener);
     tracing::info!(open = graceful.count(), "stopping");
-    if timeout(drain, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still open at the end of the drain time and are cut off");
+    tokio::select! {
+        drained = timeout(drain, graceful.shutdown()) => if drained.is_err() {
+            tracing::warn!("requests were still open at the end of the drain time and are cut off");
+        },
+        () = stop() => tracing::warn!("told to stop again: requests that are open are cut off"),
     }
 }
 
@@ -115,30 +127,41 @@ async fn connection(
     }
 }
 
-/// Listens for SIGTERM and ctrl-c from now on; the future is ready when one has come.
-///
-/// Call it before anybody is told that the process is there: until then either just kills it.
-pub(crate) fn signal() -> impl Future<Output = ()> {
-    #[cfg(unix)]
-    let signals = {
-        use tokio::signal::unix::{SignalKind, signal};
-        [SignalKind::terminate(), SignalKind::interrupt()].map(signal)
-    };
-    async move {
+// === impl Signals ===
+
+impl Signals {
+    /// Hears them from now on.
+    ///
+    /// Call it before anybody is told that the process is there: until then either just kills it.
+    pub(crate) fn listen() -> Self {
         #[cfg(unix)]
-        match signals {
-            [Ok(mut terminate), Ok(mut interrupt)] => tokio::select! {
+        let heard = signal(SignalKind::terminate())
+            .and_then(|terminate| Ok([terminate, signal(SignalKind::interrupt())?]))
+            .inspect_err(|error| tracing::warn!(%error, "signals cannot be heard"))
+            .ok();
+        Self {
+            #[cfg(unix)]
+            heard,
+        }
+    }
+
+    /// Waits for the next one.
+    ///
+    /// # Cancel safety
+    ///
+    /// One that came is not lost.
+    pub(crate) async fn next(&mut self) {
+        #[cfg(unix)]
+        match &mut self.heard {
+            Some([terminate, interrupt]) => tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             },
-            [Err(error), _] | [_, Err(error)] => {
-                tracing::warn!(%error, "signals cannot be heard");
-                std::future::pending::<()>().await;
-            }
+            None => pending().await,
         }
         #[cfg(not(unix))]
         if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
+            pending::<()>().await;
         }
     }
 }
@@ -166,7 +189,7 @@ mod tests {
         };
         tokio::select! {
             () = calling => {}
-            () = serve(listener, axum::Router::new(), pending(), HEAD_TIME) => {}
+            () = serve(listener, axum::Router::new(), async || pending().await, HEAD_TIME) => {}
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{net::Ipv4Addr, process::ExitCode, sync::Arc, time::Duration};
 use backstop_core::BoxError;
 use backstop_testkit::model::Model;
 use clap::Args;
-use tokio::{net::TcpListener, sync::oneshot, time::Instant};
+use tokio::{net::TcpListener, sync::Notify, time::Instant};
 
 use self::{
     client::{Client, MODES},
@@ -65,13 +65,11 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
     let gateway = Arc::new(Gateway::new(&config, &Secrets::default())?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let (stop, stopped) = oneshot::channel::<()>();
+    let stop = Notify::new();
     let serving = server::serve(
         listener,
         routes::router(Arc::clone(&gateway)),
-        async {
-            let _ = stopped.await;
-        },
+        async || stop.notified().await,
         config.drain,
     );
 
@@ -85,14 +83,15 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
         view,
         acts: script::acts().map(|act| (act, Tally::default())).into(),
     };
+    let mut signals = server::Signals::listen();
     let playing = async {
         tokio::select! {
             () = stage.play(options) => {}
-            () = server::signal() => view.interrupted(),
+            () = signals.next() => view.interrupted(),
         }
         // The gateway then waits for the client's connections to end.
         drop(std::mem::replace(&mut stage.client, Client::new(address)));
-        let _ = stop.send(());
+        stop.notify_one();
     };
     tokio::join!(serving, playing);
     let total = stage.total();

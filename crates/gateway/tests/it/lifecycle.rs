@@ -107,6 +107,29 @@ async fn an_answer_that_does_not_end_is_cut_off_at_the_end_of_the_drain_time() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_the_drain_at_once() {
+    let kind = KINDS[0];
+    let primary = backstop_testkit::model::Model::start("primary")
+        .await
+        .unwrap();
+    primary.always(Reply::healthy().token_gap(Duration::from_secs(10)));
+    let config = crate::support::config("openai", &primary.base_url(), &primary.base_url());
+    for signal in ["-TERM", "-INT"] {
+        let mut gateway = crate::support::Gateway::start(&config.replace("500ms", "30s")).await;
+        let request = kind.request(&gateway, kind.question("chat").into());
+        let response = http1().request(request).await.unwrap();
+        gateway.signal(signal);
+        gateway.logged("stopping").await;
+        gateway.signal("-INT");
+        let answer = read(kind, response).await;
+        assert!(answer.broke, "{answer:?}");
+        assert_eq!(gateway.exit().await, Some(0));
+        let log = gateway.logged("told to stop again").await;
+        assert!(!log.contains("drain time"), "{log}");
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let (primary, _backup, gateway) = trio(KINDS[1]).await;
     let mut socket = tokio::net::TcpStream::connect(gateway.address)

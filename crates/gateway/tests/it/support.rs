@@ -108,9 +108,13 @@ impl Gateway {
     }
 
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
         let id = self.child.id().unwrap();
         let killed = std::process::Command::new("kill")
-            .args(["-TERM", &id.to_string()])
+            .args([signal, &id.to_string()])
             .status();
         assert!(killed.unwrap().success());
     }
