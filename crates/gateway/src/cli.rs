@@ -112,7 +112,8 @@ fn serve(file: &ConfigFile) -> Result<(), BoxError> {
             let models = config.models.len();
             tracing::info!(%address, models, "listening");
             let stop = async || signals.next().await;
-            server::serve(listener, routes::router(gateway), stop, config.drain).await;
+            let router = routes::router(gateway);
+            server::serve(listener, router, config.max_connections, stop, config.drain).await;
             tracing::info!("stopped");
             Ok(())
         })

@@ -47,20 +47,35 @@ pub(crate) struct Signals {
 /// Serves until it is told to stop, then lets open requests end for at most `drain`, or until it is
 /// told again.
 ///
+/// Who comes when `max_connections` are open waits until another leaves: nobody is refused, and idle
+/// connections end soon.
+///
 /// `stop` waits for the next time that it is told. Connections are tasks of a set that ends with this
 /// future.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: axum::Router,
+    max_connections: usize,
     mut stop: impl AsyncFnMut(),
     drain: Duration,
 ) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
+    let mut was_full = false;
     loop {
+        // Once per rush, not once per connection.
+        if connections.len() == max_connections && !was_full {
+            was_full = true;
+            tracing::warn!(
+                max_connections,
+                "no more callers can connect, new ones wait until others leave"
+            );
+        } else if connections.len() <= max_connections / 2 {
+            was_full = false;
+        }
         tokio::select! {
             () = stop() => break,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < max_connections => match accepted {
                 Ok((stream, _)) => {
                     let watcher = graceful.watcher();
                     connections.spawn(connection(stream, router.clone(), watcher));
@@ -189,7 +204,7 @@ mod tests {
         };
         tokio::select! {
             () = calling => {}
-            () = serve(listener, axum::Router::new(), async || pending().await, HEAD_TIME) => {}
+            () = serve(listener, axum::Router::new(), 9, async || pending().await, HEAD_TIME) => {}
         }
     }
 }

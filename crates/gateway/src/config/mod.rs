@@ -27,6 +27,8 @@ pub(crate) use self::{
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
+    /// How many connections callers may have open.
+    pub(crate) max_connections: usize,
     /// Larger bodies are refused.
     pub(crate) max_body: usize,
     /// Larger bodies are sent once.
@@ -50,6 +52,9 @@ pub(crate) struct Config {
 impl Config {
     const LISTEN: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
+    /// Four processes of callers at what the official Python clients keep to (1000 each), many times
+    /// what the models behind them take at once.
+    const MAX_CONNECTIONS: usize = 4000;
     /// Twice what the largest provider accepts (Anthropic: 32 MB per request).
     const MAX_BODY: usize = 64 << 20;
     /// What a service manager waits for before it kills (systemd: 90 s, Kubernetes: 30 s), less a
@@ -91,6 +96,9 @@ impl Config {
                 |text| text.parse().ok(),
             )
         });
+        let max_connections = root
+            .optional("max_connections")
+            .map_or(Some(Self::MAX_CONNECTIONS), |value| value.whole());
         let max_body = bytes(&mut root, "max_body", Self::MAX_BODY);
         let replay_limit = bytes(
             &mut root,
@@ -109,6 +117,7 @@ impl Config {
         root.finish();
         Some(Self {
             listen: listen?,
+            max_connections: max_connections?,
             max_body: max_body?,
             replay_limit: replay_limit?,
             drain: drain?,

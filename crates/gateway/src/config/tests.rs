@@ -87,6 +87,7 @@ fn reads_every_key() {
 /// The keys that few need, all of them.
 const RARE: &str = r#"force_header = "x-force"
 show_targets = true
+max_connections = 9
 [health]
 consecutive_faults = 3
 fault_rate = 0.4
@@ -160,6 +161,7 @@ fn reads_the_rare_keys() {
     let config = Config::parse(RARE).unwrap();
     assert_eq!(config.force_header.as_ref().unwrap(), "x-force");
     assert!(config.show_targets);
+    assert_eq!(config.max_connections, 9);
     assert_eq!(
         config.health,
         HealthConfig::default()
@@ -260,113 +262,113 @@ fn says_what_is_wrong_with_the_rare_keys() {
         (
             "fault_rate = 0.4",
             "fault_rate = 4",
-            "line 5: health.fault_rate: expected a number from 0 to 1",
+            "line 6: health.fault_rate: expected a number from 0 to 1",
         ),
         (
             "min_samples = 10",
             "min_sample = 10",
-            "line 6: health.min_sample: unknown key, did you mean `min_samples`?",
+            "line 7: health.min_sample: unknown key, did you mean `min_samples`?",
         ),
         (
             "secret_env = \"CACHE_SECRET\"\n",
             "",
-            "line 14: cache: expected `secret_env` beside `store = \"redis\"`, since replicas must \
+            "line 15: cache: expected `secret_env` beside `store = \"redis\"`, since replicas must \
              agree on keys",
         ),
         (
             "store = \"redis\"\n",
             "",
-            "line 14: cache: expected `store = \"redis\"` beside `redis_url_env`",
+            "line 15: cache: expected `store = \"redis\"` beside `redis_url_env`",
         ),
         (
             "tenant = { header = \"authorization\" }",
             "tenant = \"nobody\"",
-            "line 21: cache.tenant: expected one of `everyone`",
+            "line 22: cache.tenant: expected one of `everyone`",
         ),
         (
             "redis_url_env = \"REDIS_URL\"\ngroup",
             "group",
-            "line 28: shared: expected `redis_url_env`, the name of the variable with the URL of \
+            "line 29: shared: expected `redis_url_env`, the name of the variable with the URL of \
              Redis",
         ),
         (
             "only_on = [\"rate_limited\", \"timeout\"]",
             "only_on = [\"rate_limited\", \"timeuot\"]",
-            "line 41: target.a.only_on[1]: expected the name of an outcome, such as \
+            "line 42: target.a.only_on[1]: expected the name of an outcome, such as \
              \"rate_limited\"",
         ),
         (
             "max_concurrent = 4",
             "max_concurrent = 0",
-            "line 42: target.a.max_concurrent: expected an integer of at least 1",
+            "line 43: target.a.max_concurrent: expected an integer of at least 1",
         ),
         (
             "max_rate = \"20/s\"",
             "max_rate = \"20\"",
-            "line 43: target.a.max_rate: expected a number of requests per second, minute or \
+            "line 44: target.a.max_rate: expected a number of requests per second, minute or \
              hour, such as \"20/s\"",
         ),
         (
             "reserve = 0.4",
             "reserve = 1",
-            "line 55: model[0].reserve: reserve: expected a share above 0 and below 1 of the time \
+            "line 56: model[0].reserve: reserve: expected a share above 0 and below 1 of the time \
              left",
         ),
         (
             "weights = [9, 1]",
             "weights = [9]",
-            "line 57: model[0].weights: expected an array with a whole number for each target, \
+            "line 58: model[0].weights: expected an array with a whole number for each target, \
              such as [9, 1]",
         ),
         (
             "affinity_header = \"x-conversation\"\n",
             "",
-            "line 52: model[0]: expected `affinity_header`, which `plan = \"rendezvous\"` and \
+            "line 53: model[0]: expected `affinity_header`, which `plan = \"rendezvous\"` and \
              `dwell` need",
         ),
         (
             "percentile = 0.95, ",
             "",
-            "line 61: model[0].hedge: expected { after = \"2s\" } or { percentile = 0.95, least = \
+            "line 62: model[0].hedge: expected { after = \"2s\" } or { percentile = 0.95, least = \
              \"500ms\" }",
         ),
         (
             "[\"empty\", ",
             "[\"emtpy\", ",
-            "line 64: model[0].bad_answers[0]: expected one of `empty`, `malformed_tool_call`, \
+            "line 65: model[0].bad_answers[0]: expected one of `empty`, `malformed_tool_call`, \
              `refusal`, `truncated`; did you mean `empty`?",
         ),
         // One takes refused content, but only after something else.
         (
             "\"truncated\"]",
             "\"refusal\"]",
-            "line 64: model[0].bad_answers: expected beside \"refusal\" a target with \
+            "line 65: model[0].bad_answers: expected beside \"refusal\" a target with \
              `takes_refused_content = true` that may follow one",
         ),
         (
             "share = 0.2, per_second",
             "share = -1, per_second",
-            "line 66: model[0].budget.share: expected a number from 0 to 1000000",
+            "line 67: model[0].budget.share: expected a number from 0 to 1000000",
         ),
         (
             "status = 503",
             "status = 418",
-            "line 68: model[0].simplified.status: expected 200 or 503",
+            "line 69: model[0].simplified.status: expected 200 or 503",
         ),
         (
             "status = 503",
             "status = 100",
-            "line 68: model[0].simplified.status: expected 200 or 503",
+            "line 69: model[0].simplified.status: expected 200 or 503",
         ),
         (
             "text = \"Please try again in {retry_after}.\"",
             "text = \"\"",
-            "line 68: model[0].simplified.text: expected the text to answer with",
+            "line 69: model[0].simplified.text: expected the text to answer with",
         ),
         (
             "headers = \"60s\", first_token = \"50s\"",
             "",
-            "line 45: target.a.cold: expected `headers` or `first_token` beside `after`",
+            "line 46: target.a.cold: expected `headers` or `first_token` beside `after`",
         ),
     ];
     for (from, to, expected) in cases {
@@ -376,7 +378,7 @@ fn says_what_is_wrong_with_the_rare_keys() {
     }
     let without = RARE.replace("[cache]", "[health2]");
     let told = Config::parse(&without).unwrap_err().to_string();
-    let expected = "line 67: model[0].cache: expected a [cache] table that says where answers are \
+    let expected = "line 68: model[0].cache: expected a [cache] table that says where answers are \
                     kept";
     assert!(told.lines().any(|line| line == expected), "{told}");
 }
@@ -481,6 +483,7 @@ targets = ["a"]
     let process = table("## The process");
     for key in [
         "listen",
+        "max_connections",
         "max_body",
         "replay_limit",
         "drain",
@@ -588,8 +591,8 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "drain = \"3s\"",
             "colour = \"blue\"",
-            "line 4: colour: unknown key, expected one of `listen`, `max_body`, `replay_limit`, \
-             `drain`, `force_header`, `show_targets`, `health`, `cache`, `shared`, `target`, `model`",
+            "line 4: colour: unknown key, expected one of `listen`, `max_connections`, \
+             `max_body`, `replay_limit`, `drain`, `force_header`, `show_targets`, `health`, `cache`, `shared`, `target`, `model`",
         ),
         (
             "dialect = \"openai\"                     # openai | anthropic",

@@ -69,6 +69,7 @@ async fn play(options: Options, view: &View) -> Result<Tally, BoxError> {
     let serving = server::serve(
         listener,
         routes::router(Arc::clone(&gateway)),
+        config.max_connections,
         async || stop.notified().await,
         config.drain,
     );

@@ -5,9 +5,12 @@ use std::time::Duration;
 use backstop_testkit::model::Reply;
 use http_body_util::BodyExt;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
-use crate::support::{KINDS, full, http1, http2, read, trio};
+use crate::support::{Gateway, KINDS, PATIENCE, full, http1, http2, read, trio};
 
 #[tokio::test]
 async fn answers_by_both_versions_of_http() {
@@ -78,11 +81,7 @@ async fn an_open_answer_ends_before_the_process_does() {
         gateway.terminate();
         gateway.logged("stopping").await;
         // New callers are turned away.
-        assert!(
-            tokio::net::TcpStream::connect(gateway.address)
-                .await
-                .is_err()
-        );
+        assert!(TcpStream::connect(gateway.address).await.is_err());
         let answer = asking.await.unwrap();
         assert_eq!(answer.text(kind), primary.text());
         assert_eq!(gateway.exit().await, Some(0));
@@ -97,7 +96,7 @@ async fn an_answer_that_does_not_end_is_cut_off_at_the_end_of_the_drain_time() {
         .unwrap();
     primary.always(Reply::healthy().token_gap(Duration::from_millis(450)));
     let config = crate::support::config("openai", &primary.base_url(), &primary.base_url());
-    let mut gateway = crate::support::Gateway::start(&format!("drain = \"200ms\"\n{config}")).await;
+    let mut gateway = Gateway::start(&format!("drain = \"200ms\"\n{config}")).await;
     let request = kind.request(&gateway, kind.question("chat").into());
     let response = http1().request(request).await.unwrap();
     gateway.terminate();
@@ -115,7 +114,7 @@ async fn a_second_signal_ends_the_drain_at_once() {
     primary.always(Reply::healthy().token_gap(Duration::from_secs(10)));
     let config = crate::support::config("openai", &primary.base_url(), &primary.base_url());
     for signal in ["-TERM", "-INT"] {
-        let mut gateway = crate::support::Gateway::start(&config.replace("500ms", "30s")).await;
+        let mut gateway = Gateway::start(&config.replace("500ms", "30s")).await;
         let request = kind.request(&gateway, kind.question("chat").into());
         let response = http1().request(request).await.unwrap();
         gateway.signal(signal);
@@ -130,11 +129,39 @@ async fn a_second_signal_ends_the_drain_at_once() {
 }
 
 #[tokio::test]
+async fn who_comes_when_all_connections_are_taken_waits() {
+    let config = crate::support::config("openai", "http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1");
+    let mut gateway = Gateway::start(&format!("max_connections = 2\n{config}")).await;
+    let address = gateway.address;
+    let connect = async || TcpStream::connect(address).await.unwrap();
+    let ask = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let read = async |socket: &mut TcpStream| {
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\nok\n") {
+            let reading = socket.read_buf(&mut answer);
+            let read = tokio::time::timeout(PATIENCE, reading).await.unwrap();
+            assert_ne!(read.unwrap(), 0);
+        }
+    };
+    let (mut first, second) = (connect().await, connect().await);
+    gateway.logged("max_connections=2").await;
+    let mut third = connect().await;
+    third.write_all(ask).await.unwrap();
+    // Those that are connected are served all the while.
+    for _ in 0..10 {
+        first.write_all(ask).await.unwrap();
+        read(&mut first).await;
+    }
+    let nothing = third.try_read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    drop(second);
+    read(&mut third).await;
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let (primary, _backup, gateway) = trio(KINDS[1]).await;
-    let mut socket = tokio::net::TcpStream::connect(gateway.address)
-        .await
-        .unwrap();
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
     let long = "a".repeat(100_000);
     let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-long: {long}\r\n\r\n");
     // The gateway may close before all is written.
@@ -166,9 +193,7 @@ async fn a_request_of_two_lengths_never_becomes_two() {
         ("x: y\r\n transfer-encoding: chunked", &chunked),
     ] {
         let (primary, backup, gateway) = trio(kind).await;
-        let mut socket = tokio::net::TcpStream::connect(gateway.address)
-            .await
-            .unwrap();
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
         let head = format!(
             "POST {} HTTP/1.1\r\nhost: x\r\n{headers}\r\n\r\n",
             kind.path()
