@@ -238,7 +238,8 @@ impl<B, C: ClassifyStream> Committed<B, C> {
 
     /// The body, to be passed on and classified to its end.
     pub fn watch<W: Watch>(self, watch: W) -> Watched<Peeked<B>, C, W> {
-        let classified = self.body.held.len();
+        // More than that are never held: each takes 96 bytes and more.
+        let classified = u32::try_from(self.body.held.len()).unwrap_or(u32::MAX);
         Watched::resume(self.body, self.classify, watch, classified, &self.step)
     }
 }

@@ -54,25 +54,32 @@ pin_project! {
     /// last case trailers are left out, and where the length was known so is the last byte, which
     /// waits until it is clear how the body ends.
     pub struct Watched<B, C: ClassifyStream, W: Watch> {
+        state: State<C, W>,
         #[pin]
         inner: B,
-        state: State<C, W>,
     }
 
     impl<B, C: ClassifyStream, W: Watch> PinnedDrop for Watched<B, C, W> {
         fn drop(this: Pin<&mut Self>) {
             let state = this.project().state;
-            if matches!(state, State::Open(_)) {
+            if matches!(state, State::Open { .. }) {
                 state.cut();
             }
         }
     }
 }
 
+// The tag is told to be a byte of its own: it is looked at more often than anything else.
 #[repr(u8)]
 enum State<C, W> {
     /// The outcome is open.
-    Open(Watching<C, W>),
+    Open {
+        /// Whether the proper end has come.
+        ended: bool,
+        /// Frames still to come that have been classified before.
+        classified: u32,
+        watching: Watching<C, W>,
+    },
     /// The outcome was known before; the inner body is passed on as it is.
     Decided,
     /// The inner body is over, but this is still to come.
@@ -84,10 +91,6 @@ enum State<C, W> {
 struct Watching<C, W> {
     classify: C,
     watch: W,
-    // Frames still to come that have been classified before.
-    classified: usize,
-    /// Whether the proper end has come.
-    ended: bool,
     // Boxed: it is large, next to never there, and would be moved about with every body.
     late: Option<Box<Late>>,
 }
@@ -134,7 +137,7 @@ impl<C: ClassifyStream, W: Watch> State<C, W> {
     #[inline]
     fn close(&mut self) -> Option<Watching<C, W>> {
         match mem::replace(self, Self::Over) {
-            Self::Open(watching) => Some(watching),
+            Self::Open { watching, .. } => Some(watching),
             _ => None,
         }
     }
@@ -151,7 +154,7 @@ impl<C: ClassifyStream, W: Watch> State<C, W> {
     /// The inner body came to its end.
     #[inline(always)]
     fn end(&mut self, trailers: Option<&http::HeaderMap>) {
-        let Self::Open(watching) = self else {
+        let Self::Open { watching, .. } = self else {
             *self = Self::Over;
             return;
         };
@@ -217,22 +220,13 @@ impl<C: ClassifyStream, W: Watch> Watching<C, W> {
         Self {
             classify,
             watch,
-            classified: 0,
-            ended: false,
             late: None,
         }
     }
 
-    #[inline]
-    fn step(&mut self, step: &Step) {
-        if let Some(failed) = step.failed {
-            self.told(failed);
-        }
-        self.ended |= step.progress == Progress::End;
-    }
-
+    /// The body itself reports a failure. The first one counts.
     #[cold]
-    fn told(&mut self, failed: Outcome) {
+    fn tell(&mut self, failed: Outcome) {
         let late = self.late.get_or_insert_default();
         late.told.get_or_insert(failed);
     }
@@ -259,19 +253,28 @@ impl<B, C: ClassifyStream, W: Watch> Watched<B, C, W> {
     pub const fn new(inner: B, classify: C, watch: W) -> Self {
         Self {
             inner,
-            state: State::Open(Watching::new(classify, watch)),
+            state: State::Open {
+                ended: false,
+                classified: 0,
+                watching: Watching::new(classify, watch),
+            },
         }
     }
 
     /// Watches `inner`, of which `classify` has seen the first `classified` frames, the last of
     /// which brought `step`.
-    pub(super) fn resume(inner: B, classify: C, watch: W, classified: usize, step: &Step) -> Self {
+    pub(super) fn resume(inner: B, classify: C, watch: W, classified: u32, step: &Step) -> Self {
         let mut watching = Watching::new(classify, watch);
-        watching.classified = classified;
-        watching.step(step);
+        if let Some(failed) = step.failed {
+            watching.tell(failed);
+        }
         Self {
             inner,
-            state: State::Open(watching),
+            state: State::Open {
+                ended: step.progress == Progress::End,
+                classified,
+                watching,
+            },
         }
     }
 
@@ -309,7 +312,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut this = self.project();
         match this.state {
-            State::Open(_) | State::Decided => {}
+            State::Open { .. } | State::Decided => {}
             State::Late(late) => return Poll::Ready(late.next()),
             State::Over => return Poll::Ready(None),
         }
@@ -340,18 +343,26 @@ where
                 return Poll::Ready(late.next());
             }
         };
-        let State::Open(watching) = this.state else {
+        let State::Open {
+            ended,
+            classified,
+            watching,
+        } = this.state
+        else {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         };
         watching.watch.on_data(&data);
-        if watching.classified > 0 {
-            watching.classified -= 1;
+        if *classified > 0 {
+            *classified -= 1;
         } else {
             let step = watching.classify.on_data(&data);
-            watching.step(&step);
+            if let Some(failed) = step.failed {
+                watching.tell(failed);
+            }
+            *ended |= step.progress == Progress::End;
             watching.watch.on_step(&step);
         }
-        let is_open = !watching.ended && !watching.has_told();
+        let is_open = !*ended && !watching.has_told();
         if let Some(withheld) = watching.late.as_mut().and_then(|late| late.withheld.take()) {
             data = [withheld, data].concat().into();
         }
@@ -374,7 +385,7 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.state {
             // While the outcome is open the end is not: it may have to be an error.
-            State::Open(_) => false,
+            State::Open { .. } => false,
             State::Decided => self.inner.is_end_stream(),
             State::Late(late) => late.is_empty(),
             State::Over => true,
@@ -385,7 +396,7 @@ where
         let (late, inner) = match &self.state {
             // Unknown, so that HTTP asks for the error before it says how long the body is.
             State::Late(late) if late.error.is_some() => return SizeHint::default(),
-            State::Open(watching) => (watching.late.as_ref(), Some(&self.inner)),
+            State::Open { watching, .. } => (watching.late.as_ref(), Some(&self.inner)),
             State::Decided => (None, Some(&self.inner)),
             State::Late(late) => (Some(late), None),
             State::Over => (None, None),
@@ -399,7 +410,7 @@ where
 impl<B, C: ClassifyStream, W: Watch> fmt::Debug for Watched<B, C, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watched")
-            .field("open", &matches!(self.state, State::Open(_)))
+            .field("open", &matches!(self.state, State::Open { .. }))
             .finish_non_exhaustive()
     }
 }
