@@ -152,7 +152,7 @@ impl<C: ClassifyStream, W: Watch> State<C, W> {
     }
 
     /// The inner body came to its end.
-    #[inline(always)]
+    #[inline]
     fn end(&mut self, trailers: Option<&http::HeaderMap>) {
         let Self::Open { watching, .. } = self else {
             *self = Self::Over;
