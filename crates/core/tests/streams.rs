@@ -11,7 +11,7 @@ use std::{
 };
 
 use backstop_core::{
-    ClassifyStream, End, Kind, Outcome, Progress, Step,
+    ClassifyStream, End, Failure, Kind, Outcome, Progress, Step,
     body::{Peek, Watched, peek},
     outcome_of,
 };
@@ -347,4 +347,19 @@ fn watch<T>(run: impl FnOnce(Box<dyn FnOnce(&Outcome)>) -> T) -> (T, Kind) {
     let heard = heard.borrow();
     assert_eq!(heard.len(), 1, "heard {heard:?}");
     (result, heard[0])
+}
+
+/// The error is there to be asked for, and comes once.
+#[test]
+fn a_body_that_failed_with_its_head_ends_with_the_error() {
+    type Nobody = fn(&Outcome);
+    let failure = Failure::new(Outcome::new(Kind::Malformed));
+    let empty = http_body_util::Empty::<Bytes>::new();
+    let mut body = Watched::<_, Letters, Nobody>::failed(empty, failure);
+    assert!(!body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), None);
+    let error = body.frame().now_or_never().unwrap().unwrap().unwrap_err();
+    assert_eq!(outcome_of(&*error).kind(), Kind::Malformed);
+    assert!(body.is_end_stream());
+    assert!(body.frame().now_or_never().unwrap().is_none());
 }
