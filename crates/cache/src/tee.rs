@@ -25,7 +25,8 @@ impl Tee {
 
 impl Watch for Tee {
     fn on_data(&mut self, data: &Bytes) {
-        if self.keep.is_none() {
+        // Kept, chunks without bytes would take memory without end.
+        if self.keep.is_none() || data.is_empty() {
             return;
         }
         match self.room.checked_sub(data.len()) {
@@ -87,6 +88,8 @@ mod tests {
         let chunks = ["12345", "67890"];
         let well = Outcome::success();
         assert_eq!(kept(&chunks, &well), [Ok(chunks.map(Bytes::from).into())]);
+        let with_empty = ["12345", "", "67890", ""];
+        assert_eq!(kept(&with_empty, &well), kept(&chunks, &well));
         for kind in [Kind::Cancelled, Kind::Malformed, Kind::Unavailable] {
             let end = Outcome::new(kind);
             assert_eq!(kept(&chunks, &end), [Err("did not end well")]);

@@ -147,6 +147,10 @@ where
                         .trailers_ref()
                         .map(|trailers| reading.classify.on_end(End::Clean(Some(trailers))));
                     if let Some(data) = frame.data_ref() {
+                        // Held, frames without bytes would take memory without end.
+                        if data.is_empty() {
+                            continue;
+                        }
                         reading.held_bytes += data.len();
                         reading.step = reading.classify.on_data(data);
                     }
@@ -395,6 +399,18 @@ mod tests {
             .to_bytes();
         assert_eq!(&bytes[..], b"abcdef");
         assert_eq!(heard, Some(Kind::Success), "six bytes were seen, each once");
+    }
+
+    #[test]
+    fn only_frames_that_carry_something_are_held() {
+        let frames = ["", "abc", "", "", "def", ""].map(|data| Ok(Frame::data(Bytes::from(data))));
+        let body = StreamBody::new(stream::iter(frames as [Result<_, Infallible>; 6]));
+        let peeked = peek(body, Six(0), 1024).now_or_never();
+        let Some(Peek::Decided(_, body)) = peeked else {
+            panic!("the body ends");
+        };
+        let held: Vec<_> = body.held().filter_map(Frame::data_ref).collect();
+        assert_eq!(held, ["abc", "def"]);
     }
 
     #[test]
