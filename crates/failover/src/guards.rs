@@ -348,6 +348,11 @@ impl Kinds {
         Some(Self(1 << bit))
     }
 
+    /// The names that [`named`](Self::named) knows.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.into_iter()
+    }
+
     /// Whether `kind` is among them.
     #[must_use]
     pub fn contains(self, kind: Kind) -> bool {
@@ -421,6 +426,7 @@ mod tests {
             }
         }
         assert_eq!(Kinds::named("no such kind"), None);
+        assert!(Kinds::names().eq(ALL.into_iter().map(Kind::as_str)));
     }
 
     #[test]

@@ -192,6 +192,14 @@ impl Provider {
             .map_or(Self::Unknown, |(_, provider)| *provider)
     }
 
+    /// A name of each family that [`from_name`](Self::from_name) knows; some have more.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        // Those of one family stand together, the best known first.
+        NAMES
+            .chunk_by(|(_, one), (_, next)| one == next)
+            .filter_map(|family| family.first().map(|(name, _)| *name))
+    }
+
     /// The family that is reached at a host, else [`Unknown`](Self::Unknown).
     ///
     /// ```
@@ -302,6 +310,10 @@ mod tests {
         }
         for (name, provider) in NAMES {
             assert_eq!(Provider::from_name(name), *provider, "{name}");
+        }
+        let families: Vec<_> = Provider::names().map(Provider::from_name).collect();
+        for (at, provider) in families.iter().enumerate() {
+            assert!(!families[..at].contains(provider), "{provider:?} twice");
         }
         assert_eq!(
             Provider::from_host("europe-west4-aiplatform.googleapis.com"),

@@ -98,27 +98,23 @@ pub(super) fn read(root: &mut Table<'_>) -> Option<Option<Cache>> {
     let max_bytes = bytes(&mut table, "max_bytes", room);
     let stale_if_error = duration(&mut table, "stale_if_error", default.stale_if_error);
     let fresh_for = duration(&mut table, "fresh_for", default.fresh_for);
-    let tenant = table
-        .required(
-            "tenant",
-            "{ header = \"authorization\" }, or \"everyone\" if all callers may see each \
-             other's answers",
-        )
-        .and_then(|value| {
-            if value.is_text() {
-                return value
-                    .one_of(&[("everyone", ())])
-                    .map(|()| TenantBy::Everyone);
-            }
-            let mut table = value.table("{ header = \"authorization\" }, or \"everyone\"")?;
-            let header = header(&mut table, "header");
-            table.finish();
-            let header = header?;
-            if header.is_none() {
-                value.expected("{ header = \"authorization\" }, or \"everyone\"");
-            }
-            header.map(TenantBy::Header)
-        });
+    let tenants = "{ header = \"authorization\" }, or \"everyone\" if all callers may see each \
+                   other's answers";
+    let tenant = table.required("tenant", tenants).and_then(|value| {
+        if value.is_text() {
+            return value.parse(tenants, |text| {
+                (text == "everyone").then_some(TenantBy::Everyone)
+            });
+        }
+        let mut table = value.table(tenants)?;
+        let header = header(&mut table, "header");
+        table.finish();
+        let header = header?;
+        if header.is_none() {
+            value.expected(tenants);
+        }
+        header.map(TenantBy::Header)
+    });
     let on_limits = flag(&mut table, "on_limits");
     let only_on_request = flag(&mut table, "only_on_request");
     let max_answer = bytes(&mut table, "max_answer", default.max_answer);

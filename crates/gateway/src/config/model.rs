@@ -15,7 +15,7 @@ use http::HeaderName;
 
 use super::{
     Target, duration, flag, header,
-    reader::{Built, Table, Value, nearest},
+    reader::{Built, Table, Value},
 };
 
 /// What callers ask for.
@@ -388,30 +388,22 @@ fn model_targets(
     let mut found: Vec<(Arc<str>, Dialect)> = Vec::new();
     let mut is_right = true;
     for item in &items {
-        let name = item.text("the name of a target");
-        let known = name.and_then(|name| targets.get_key_value(name));
-        match (name, known) {
-            (Some(name), None) => {
-                is_right = false;
-                match nearest(name, targets.keys().map(|name| &**name)) {
-                    Some(near) => {
-                        item.expected(&format!("the name of a [target], did you mean `{near}`?"));
-                    }
-                    None => item.expected("the name of a [target]"),
-                }
-            }
-            (Some(_), Some((name, target))) => {
-                if found.iter().any(|(known, _)| known == name) {
-                    is_right = false;
-                    item.expected("each target once");
-                } else if found.first().is_some_and(|(_, d)| *d != target.dialect) {
-                    is_right = false;
-                    item.expected("a target of the same dialect as the first");
-                }
-                found.push((Arc::clone(name), target.dialect));
-            }
-            (None, _) => is_right = false,
+        let names = targets.keys().map(|name| &**name);
+        let known = item.named("the name of a [target]", names, |name| {
+            targets.get_key_value(name)
+        });
+        let Some((name, target)) = known else {
+            is_right = false;
+            continue;
+        };
+        if found.iter().any(|(known, _)| known == name) {
+            is_right = false;
+            item.expected("each target once");
+        } else if found.first().is_some_and(|(_, d)| *d != target.dialect) {
+            is_right = false;
+            item.expected("a target of the same dialect as the first");
         }
+        found.push((Arc::clone(name), target.dialect));
     }
     if items.is_empty() {
         value.expected("at least one target");

@@ -280,6 +280,25 @@ impl<'a> Value<'a> {
         found.map(|(_, value)| *value)
     }
 
+    /// A name that `find` knows. Of a slip the nearest of `names` is named, of anything else all.
+    pub(super) fn named<'n, T>(
+        &self,
+        expected: &str,
+        names: impl IntoIterator<Item = &'n str>,
+        find: impl FnOnce(&'a str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(expected)?;
+        let found = find(text);
+        if found.is_none() {
+            let names: Vec<_> = names.into_iter().collect();
+            match nearest(text, names.iter().copied()) {
+                Some(near) => self.expected(&format!("{expected}, did you mean `{near}`?")),
+                None => self.expected(&format!("{expected}, one of {}", list(&names))),
+            }
+        }
+        found
+    }
+
     /// A duration with a unit, more than nothing and at most a day.
     pub(super) fn duration(&self) -> Option<Duration> {
         self.parse(
@@ -426,7 +445,7 @@ fn size(text: &str) -> Option<usize> {
 }
 
 /// The name that was probably meant.
-pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // A third of the letters wrong is a slip; more is another word, unless only its end is missing.
     let allowed = (name.chars().count() / 3).max(1);
     known

@@ -119,8 +119,7 @@ fn target(name: &str, value: &Value<'_>) -> Option<Target> {
         .required("base_url", "a URL such as \"https://api.openai.com/v1\"")
         .and_then(|value| base_url(&value));
     let provider = table.optional("provider").map(|value| {
-        let expected = "a provider that is known, such as \"openai\", \"azure\" or \"vllm\"";
-        value.parse(expected, |text| {
+        value.named("a provider that is known", Provider::names(), |text| {
             Some(Provider::from_name(text)).filter(|provider| *provider != Provider::Unknown)
         })
     });
@@ -272,12 +271,9 @@ fn outcomes(value: &Value<'_>) -> Option<Kinds> {
     if items.is_empty() {
         value.expected("at least one outcome");
     }
-    let kinds = items.iter().map(|item| {
-        item.parse(
-            "the name of an outcome, such as \"rate_limited\"",
-            Kinds::named,
-        )
-    });
+    let kinds = items
+        .iter()
+        .map(|item| item.named("the name of an outcome", Kinds::names(), Kinds::named));
     // Collected first, so that every wrong one is named.
     let kinds: Vec<_> = kinds.collect();
     kinds

@@ -283,7 +283,8 @@ fn says_what_is_wrong_with_the_rare_keys() {
         (
             "tenant = { header = \"authorization\" }",
             "tenant = \"nobody\"",
-            "line 22: cache.tenant: expected one of `everyone`",
+            "line 22: cache.tenant: expected { header = \"authorization\" }, or \"everyone\" if all \
+             callers may see each other's answers",
         ),
         (
             "redis_url_env = \"REDIS_URL\"\ngroup",
@@ -294,8 +295,8 @@ fn says_what_is_wrong_with_the_rare_keys() {
         (
             "only_on = [\"rate_limited\", \"timeout\"]",
             "only_on = [\"rate_limited\", \"timeuot\"]",
-            "line 42: target.a.only_on[1]: expected the name of an outcome, such as \
-             \"rate_limited\"",
+            "line 42: target.a.only_on[1]: expected the name of an outcome, did you \
+             mean `timeout`?",
         ),
         (
             "max_concurrent = 4",
@@ -603,8 +604,17 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "provider = \"vllm\"",
             "provider = \"mine\"",
-            "line 10: target.primary.provider: expected a provider that is known, such as \
-             \"openai\", \"azure\" or \"vllm\"",
+            "line 10: target.primary.provider: expected a provider that is known, one of \
+             `openai`, `azure`, `anthropic`, `google`, `bedrock`, `mistral`, `cohere`, `groq`, \
+             `together`, `fireworks`, `deepseek`, `xai`, `openrouter`, `perplexity`, `cerebras`, \
+             `huggingface`, `tgi`, `vllm`, `llamacpp`, `ollama`, `nvidia`, `cloudflare`, \
+             `litellm`, `moonshot`, `minimax`, `zai`, `github`, `grpc`",
+        ),
+        (
+            "provider = \"vllm\"",
+            "provider = \"opnai\"",
+            "line 10: target.primary.provider: expected a provider that is known, did you mean \
+             `openai`?",
         ),
         (
             "base_url = \"http://127.0.0.1:9001/v1\"\n",
@@ -689,6 +699,12 @@ fn says_which_key_on_which_line_and_what_was_expected() {
             "targets = [\"primary\", \"bakcup\"]",
             "line 25: model[0].targets[1]: expected the name of a [target], did you mean \
              `backup`?",
+        ),
+        (
+            "targets = [\"primary\", \"backup\"]",
+            "targets = [\"primary\", \"gpt-4.1\"]",
+            "line 25: model[0].targets[1]: expected the name of a [target], one of `backup`, \
+             `primary`",
         ),
         (
             "targets = [\"primary\", \"backup\"]",
