@@ -28,8 +28,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check a configuration file, and say what is wrong with it.
     ///
-    /// All problems are listed with their line, the key and what was expected. No key is needed
-    /// and nothing is sent.
+    /// All problems are listed with their line, the key and what was expected; what has no effect
+    /// is noted. No key is needed and nothing is sent.
     Check(ConfigFile),
     /// Show how calls survive a failing model: no key, no configuration, no network.
     ///
@@ -79,6 +79,9 @@ fn read(file: &ConfigFile) -> Result<Config, BoxError> {
 
 fn check(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
+    for unused in config.unused() {
+        note(&unused);
+    }
     say(&format_args!(
         "{} is valid: {}, {}, to listen on {}",
         file.config.display(),
@@ -98,6 +101,9 @@ fn counted(number: usize, what: &str) -> String {
 fn serve(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
     logs::start();
+    for unused in config.unused() {
+        tracing::warn!("{unused}");
+    }
     let secrets = Secrets::look_up(&config, |name| std::env::var(name).ok())?;
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -130,4 +136,9 @@ fn say(what: &dyn Display) {
 )]
 fn complain(what: &dyn Display) {
     eprintln!("error: {what}");
+}
+
+#[expect(clippy::print_stderr, reason = "stdout is for what was asked for")]
+fn note(what: &dyn Display) {
+    eprintln!("note: {what}");
 }

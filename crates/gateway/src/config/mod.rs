@@ -89,6 +89,18 @@ impl Config {
         keys.chain(cache).chain(shared)
     }
 
+    /// What is right but has no effect: most likely something else was forgotten.
+    pub(crate) fn unused(&self) -> Vec<String> {
+        let is_unused = |name: &&Arc<str>| !self.models.iter().any(|m| m.targets.contains(name));
+        let targets = self.targets.keys().filter(is_unused);
+        let targets =
+            targets.map(|name| format!("target.{name}: no [[model]] has it in `targets`"));
+        let has_unused_cache = self.cache.is_some() && !self.models.iter().any(|m| m.cache);
+        let cache = has_unused_cache
+            .then(|| "cache: no [[model]] has `cache = true`, so nothing is kept".to_owned());
+        targets.chain(cache).collect()
+    }
+
     fn read(mut root: Table<'_>) -> Option<Self> {
         let listen = root.optional("listen").map_or(Some(Self::LISTEN), |value| {
             value.parse(

@@ -66,11 +66,32 @@ fn a_right_configuration_is_said_to_be() {
 }
 
 #[test]
+fn what_has_no_effect_is_noted() {
+    let spare = CONFIG.replace(
+        "[[model]]",
+        "[target.spare]\ndialect = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\nmodel = \"m\"\n\
+         [cache]\ntenant = \"everyone\"\n[[model]]",
+    );
+    let (output, told) = with_config("check", &spare);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert_eq!(
+        told,
+        "note: target.spare: no [[model]] has it in `targets`\n\
+         note: cache: no [[model]] has `cache = true`, so nothing is kept\n"
+    );
+    let (_, told) = with_config("check", &format!("{spare}cache = true\n"));
+    assert!(!told.contains("cache"), "{told}");
+    let (_, told) = with_config("check", CONFIG);
+    assert_eq!(told, "");
+}
+
+#[test]
 fn the_example_is_right() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.toml");
     let output = backstop(&["check", "--config", example]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{told}");
+    assert_eq!(told, "");
 }
 
 #[test]
