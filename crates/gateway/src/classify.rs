@@ -20,16 +20,24 @@ pub(crate) struct Options {
     /// nothing reads stdin.
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The provider, for answers that do not name it: openai, anthropic, gemini, bedrock, ...
-    #[arg(long, value_name = "NAME")]
-    provider: Option<String>,
+    /// Whose answers they are, whatever they say themselves: openai, anthropic, google, bedrock, ...
+    #[arg(long, value_name = "NAME", value_parser = provider)]
+    provider: Option<Provider>,
     /// Explain the verdicts to a person instead of printing JSON.
     #[arg(long)]
     explain: bool,
 }
 
-/// Prints a verdict for each answer. Fails when the input cannot be read or one of the records is
-/// none; the others are still classified.
+/// What the input held.
+#[derive(Debug, Default)]
+struct Read {
+    answers: u64,
+    /// Records that are none.
+    broken: u64,
+}
+
+/// Prints a verdict for each answer. Fails when the input cannot be read, holds no answer, or one of
+/// the records is none; the others are still classified.
 pub(crate) fn run(options: &Options) -> ExitCode {
     let input: Box<dyn BufRead> = match &options.file {
         Some(path) if path.as_os_str() != "-" => match File::open(path) {
@@ -42,7 +50,14 @@ pub(crate) fn run(options: &Options) -> ExitCode {
         _ => Box::new(io::stdin().lock()),
     };
     match classify(input, &mut io::stdout().lock(), options) {
-        Ok(0) => ExitCode::SUCCESS,
+        Ok(Read { answers: 0, .. }) => {
+            complain(
+                "no answer to classify: expected one HTTP response as `curl -i` prints it, or a \
+                 JSON object with `status`, `headers` and `body` on each line",
+            );
+            ExitCode::FAILURE
+        }
+        Ok(Read { broken: 0, .. }) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -53,13 +68,13 @@ pub(crate) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Classifies all of the input and gives the number of records that are none.
+/// Classifies all of the input.
 fn classify(
     mut input: Box<dyn BufRead>,
     output: &mut dyn Write,
     options: &Options,
-) -> io::Result<u64> {
-    let mut broken = 0;
+) -> io::Result<Read> {
+    let mut read = Read::default();
     let mut line = Vec::new();
     let mut number = 0_u64;
     loop {
@@ -80,8 +95,9 @@ fn classify(
         };
         match record {
             Ok(record) => {
-                let record = match options.provider.as_deref() {
-                    Some(name) => record.with_provider(Provider::from_name(name)),
+                read.answers += 1;
+                let record = match options.provider {
+                    Some(provider) => record.with_provider(provider),
                     None => record,
                 };
                 let outcome = record.classify();
@@ -92,7 +108,7 @@ fn classify(
                 }
             }
             Err(error) => {
-                broken += 1;
+                read.broken += 1;
                 complain(&format!("line {number}: {error}"));
             }
         }
@@ -101,7 +117,18 @@ fn classify(
         }
     }
     output.flush()?;
-    Ok(broken)
+    Ok(read)
+}
+
+/// A provider that is known: with a slip in its name the verdicts would be those of no provider.
+fn provider(name: &str) -> Result<Provider, String> {
+    match Provider::from_name(name) {
+        Provider::Unknown => {
+            let names: Vec<_> = Provider::names().collect();
+            Err(format!("expected one of {}", names.join(", ")))
+        }
+        provider => Ok(provider),
+    }
 }
 
 /// The verdict in words.
@@ -219,12 +246,12 @@ mod tests {
     fn output_of(input: &'static [u8], explain: bool) -> (String, u64) {
         let options = Options {
             file: None,
-            provider: Some("anthropic".into()),
+            provider: Some(Provider::Anthropic),
             explain,
         };
         let mut output = Vec::new();
-        let broken = classify(Box::new(input), &mut output, &options).unwrap();
-        (String::from_utf8(output).unwrap(), broken)
+        let read = classify(Box::new(input), &mut output, &options).unwrap();
+        (String::from_utf8(output).unwrap(), read.broken)
     }
 
     #[test]

@@ -40,8 +40,8 @@ enum Command {
     /// Say of recorded answers why a model did not answer.
     ///
     /// Prints a line of JSON per answer: `id`, `kind`, `retry_after_ms`, `scope`, `failover`,
-    /// `same_target_retry`, and the evidence in `because` (see docs/wire.md). Exit code 1 if one of
-    /// the records could not be read.
+    /// `same_target_retry`, and the evidence in `because` (see docs/wire.md). Exit code 1 if there is
+    /// none or one of the records could not be read.
     Classify(classify::Options),
 }
 

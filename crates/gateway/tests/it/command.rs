@@ -1,12 +1,13 @@
 //! The command line.
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn backstop(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_backstop"))
         .args(arguments)
         .env_remove("KEY_OF_THE_TEST")
         .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
         .output()
         .unwrap()
 }
@@ -101,6 +102,26 @@ fn a_key_that_is_not_set_is_told_by_its_variable() {
     assert_eq!(
         told,
         "error: target.a.api_key_env: the environment variable KEY_OF_THE_TEST is not set\n"
+    );
+}
+
+#[test]
+fn what_cannot_be_classified_is_said_to_be() {
+    // Nothing on stdin, as when `curl -s` failed.
+    let output = backstop(&["classify"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.starts_with("error: no answer to classify: expected one HTTP response"),
+        "{told}"
+    );
+
+    let output = backstop(&["classify", "--provider", "opnai"]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("'opnai'") && told.contains("expected one of openai, azure,"),
+        "{told}"
     );
 }
 
