@@ -9,9 +9,9 @@
 //! | [`timeout`] | [`TimeoutLayer`](timeout::TimeoutLayer) | names and enforces each phase in which a model can be slow |
 //! | [`rate_limit`] | [`RateLimitLayer`](rate_limit::RateLimitLayer) | notices a limit, remembers it, answers until it is over |
 //! | [`failover`] | [`FailoverLayer`](failover::FailoverLayer), [`Failover`](failover::Failover) | asks the next target until one begins to answer |
-//! | `cache` | `CachedFallbackLayer` | answers from the store, or with the operator's text, when none can |
+//! | `cache` (off by default) | `CachedFallbackLayer` | answers from the store, or with the operator's text, when none can |
 //! | [`wire`] | [`AnswerLayer`](wire::answer::AnswerLayer) | what providers put on the wire: outcomes, streams, error answers |
-//! | `redis` | | state shared by replicas |
+//! | `redis` (off by default) | | state shared by replicas |
 //! | [`core`] | [`RetargetLayer`](core::RetargetLayer) | the vocabulary that all of them share |
 //!
 //! # A stack
@@ -117,12 +117,17 @@
 //! ```
 //!
 //! `build_http` speaks no TLS, a connector such as hyper-rustls' does. A whole program is the example
-//! `failover-axum`; `rate-limit-reqwest` has the two mappings that a reqwest client needs.
+//! `failover-axum`, and `cache-axum` puts the cached fallback around it; `rate-limit-reqwest` has the two
+//! mappings that a reqwest client needs.
 //!
-//! Who answered is the response extension [`Served`](core::Served), what else was thought of and why
-//! is its [`Trace`](core::Trace), which as text is a line for a log. The gateway writes them into the
-//! headers `x-backstop-...`, the layers do not; [`Trace::to_header_value`](core::Trace::to_header_value)
-//! is its `x-backstop-trace`.
+//! The body that the client is given is a [`Replayable`](core::body::Replayable) of the caller's for
+//! each layer that keeps the request: one for failover, another for the cache around it.
+//!
+//! Who answered is the response extension [`Served`](core::Served); what else was thought of and why
+//! is its [`Trace`](core::Trace), which as text is a line for a log. Without an answer
+//! [`Trace::find`](core::Trace::find) has it from the error, inside of `AnswerLayer`. The gateway
+//! writes them into the headers `x-backstop-...`, the layers do not;
+//! [`Trace::to_header_value`](core::Trace::to_header_value) is its `x-backstop-trace`.
 //!
 //! # Features
 //!
