@@ -177,6 +177,30 @@ fn main() -> ExitCode {
                 run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 })),
             },
             Case {
+                name: "http head at once, bare",
+                run: |n| head(n, Model { waits: 0 }),
+            },
+            Case {
+                name: "http head at once, tower",
+                run: |n| head(n, Timeout::new(Model { waits: 0 }, HEAD)),
+            },
+            Case {
+                name: "http head at once, backstop",
+                run: |n| head(n, ours().layer(Model { waits: 0 })),
+            },
+            Case {
+                name: "http head after a wait, bare",
+                run: |n| head(n, Model { waits: 1 }),
+            },
+            Case {
+                name: "http head after a wait, tower",
+                run: |n| head(n, Timeout::new(Model { waits: 1 }, HEAD)),
+            },
+            Case {
+                name: "http head after a wait, backstop",
+                run: |n| head(n, ours().layer(Model { waits: 1 })),
+            },
+            Case {
                 name: "http at once, bare",
                 run: |n| unary(n, Model { waits: 0 }),
             },
@@ -290,6 +314,19 @@ fn typed(calls: u64, mut service: impl Service<u64, Response = u64, Error = BoxE
     });
 }
 
+/// Calls of which the body is not looked at.
+fn head<B>(calls: u64, mut service: impl Service<Req, Response = Response<B>, Error = BoxError>) {
+    block_on(async {
+        for _ in 0..calls {
+            let request = Request::new(Full::new(CHUNK));
+            let Ok(service) = service.ready().await else {
+                return;
+            };
+            let _ = black_box(service.call(request).await.is_ok());
+        }
+    });
+}
+
 /// Calls with a whole answer, which is read.
 fn unary<B>(calls: u64, mut service: impl Service<Req, Response = Response<B>, Error = BoxError>)
 where
@@ -305,8 +342,8 @@ where
                 return;
             };
             let mut body = pin!(response.into_body());
-            while let Some(frame) = body.frame().await {
-                let _ = black_box(frame.is_ok());
+            while let Some(Ok(frame)) = body.frame().await {
+                let _ = black_box(frame.into_data());
             }
         }
     });
@@ -320,8 +357,8 @@ fn stream<B: Body>(chunks: u64, waits: u32, wrap: impl FnOnce(Stream) -> B) {
             waits,
             waited: 0,
         }));
-        while let Some(frame) = body.frame().await {
-            let _ = black_box(frame.is_ok());
+        while let Some(Ok(frame)) = body.frame().await {
+            let _ = black_box(frame.into_data());
         }
     });
 }

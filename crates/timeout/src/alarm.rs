@@ -22,6 +22,7 @@ pin_project! {
 
 impl Alarm {
     /// Ready once `deadline` has passed.
+    #[inline]
     pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let mut sleep = self.project().sleep;
         loop {

@@ -1,5 +1,5 @@
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -12,31 +12,28 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use crate::{Limits, clock::Clock, kept::Kept};
+use crate::{Limits, clock::Stage, kept::Kept};
 
 pin_project! {
     /// A response body whose silence is limited.
     ///
     /// Every frame is passed on as it came. Where a limit is reached the body fails with
-    /// [`Elapsed`] and the inner body is dropped, which aborts the response. A stream that stays
-    /// open after its proper end is ended cleanly; see [`Limits::end_grace`](crate::Limits::end_grace).
+    /// [`Elapsed`] and is over; dropping it, as readers do with a body that failed, aborts the
+    /// response. A stream that stays open after its proper end is ended cleanly; see
+    /// [`Limits::end_grace`](crate::Limits::end_grace).
     ///
     /// # Cancel safety
     ///
     /// Dropping it drops the inner body and the timer.
     pub struct ResponseBody<B, S> {
         #[pin]
-        inner: Option<B>,
+        inner: B,
         stream: Option<S>,
-        clock: Clock,
+        stage: Stage,
         // The size of the request; 0 if it is not known.
         size: u64,
         kept: Kept,
         layer: Arc<dyn Settings>,
-        // Whether an observer is still to hear of the end.
-        observed: bool,
-        // Whether it matters how long things take that come in time.
-        measured: bool,
     }
 }
 
@@ -49,23 +46,20 @@ pub(crate) trait Settings: Send + Sync {
 
 impl<B, S> ResponseBody<B, S> {
     #[inline]
-    pub(crate) fn new(
+    pub(crate) const fn new(
         inner: B,
         stream: Option<S>,
         size: u64,
         kept: Kept,
         layer: Arc<dyn Settings>,
-        observed: bool,
     ) -> Self {
         Self {
-            inner: Some(inner),
+            inner,
             stream,
-            clock: Clock::new(),
+            stage: Stage::Before,
             size,
             kept,
-            measured: observed || layer.limits().floor.is_some(),
             layer,
-            observed,
         }
     }
 }
@@ -78,105 +72,135 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
+    #[inline]
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+        if self.stage == Stage::Closed {
             return Poll::Ready(None);
-        };
+        }
+        let this = self.as_mut().project();
         // What is there is passed on, however late it is.
-        let end = match inner.poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                // Each kind of frame is returned where it is known, so that little is moved.
-                return match frame.into_data() {
-                    Ok(data) => {
-                        let step = match this.stream {
-                            Some(stream) => stream.on_data(&data),
-                            // Nobody knows what the bytes mean, so all of them are content.
-                            None if data.is_empty() => Step::default(),
-                            None => Step::progress(Progress::Token),
-                        };
-                        if *this.measured {
-                            let floor = this.layer.limits().floor.as_ref();
-                            let ended = this.clock.measured(&step, data.len(), floor, this.kept);
-                            if let Some(ended) = ended
-                                && *this.observed
-                            {
-                                this.layer.phase_ended(ended.phase, ended.took);
-                            }
-                            if *this.observed && is_over(&this.inner) {
-                                *this.observed = false;
-                                over(&**this.layer, this.kept);
-                            }
-                        } else {
-                            this.clock.found(&step, this.kept);
+        let end = match this.inner.poll_frame(cx) {
+            // Each kind of frame is returned where it is known, so that little is moved.
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => {
+                    let step = match this.stream {
+                        Some(stream) => stream.on_data(&data),
+                        // Nobody knows what the bytes mean, so all of them are content.
+                        None if data.is_empty() => Step::default(),
+                        None => Step::progress(Progress::Token),
+                    };
+                    if let Some(place) = this.kept.get_mut() {
+                        if place.measured {
+                            self.measure(&step, data.len());
+                            return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
-                        Poll::Ready(Some(Ok(Frame::data(data))))
+                        place.project().waits.found(*this.stage, &step);
                     }
-                    Err(frame) => {
-                        if *this.observed && is_over(&this.inner) {
-                            *this.observed = false;
-                            over(&**this.layer, this.kept);
-                        }
-                        Poll::Ready(Some(Ok(frame)))
-                    }
-                };
-            }
-            Poll::Ready(Some(Err(error))) => Some(Err(error.into())),
-            Poll::Ready(None) => {
-                if *this.observed {
-                    over(&**this.layer, this.kept);
+                    this.stage.found(&step);
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                None
-            }
-            Poll::Pending => {
-                let limits = this.layer.limits();
-                let elapsed = ready!(this.clock.wait(limits, *this.size, this.kept, cx));
-                match &elapsed {
-                    Some(elapsed) => this.layer.timed_out(elapsed),
-                    None if *this.observed => over(&**this.layer, this.kept),
-                    None => {}
+                Err(frame) => {
+                    self.found_last();
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                elapsed.map(|elapsed| Err(elapsed.into()))
-            }
+            },
+            Poll::Ready(Some(Err(error))) => Some(error.into()),
+            Poll::Ready(None) => None,
+            Poll::Pending => ready!(self.as_mut().wait(cx)),
         };
-        this.inner.set(None);
-        this.kept.close();
-        Poll::Ready(end)
+        let this = self.as_mut().project();
+        *this.stage = Stage::Closed;
+        if this.kept.is_some() {
+            self.ended(end.is_none());
+        }
+        Poll::Ready(end.map(Err))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.stage == Stage::Closed || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        if self.stage == Stage::Closed {
+            return SizeHint::with_exact(0);
+        }
+        self.inner.size_hint()
+    }
+}
+
+impl<B, S> ResponseBody<B, S>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+    S: ClassifyStream,
+{
+    /// Data came, and it is of interest how long it took and how much it is.
+    #[inline(never)]
+    fn measure(mut self: Pin<&mut Self>, step: &Step, bytes: usize) {
+        let this = self.as_mut().project();
+        let place = this.kept.open().project();
+        let floor = this.layer.limits().floor.as_ref();
+        let ended = place.waits.measured(*this.stage, step, bytes, floor);
+        if let Some(ended) = ended
+            && *place.observed
+        {
+            this.layer.phase_ended(ended.phase, ended.took);
+        }
+        this.stage.found(step);
+        self.found_last();
+    }
+
+    /// A frame came, and it may have been the last: whoever reads it may never ask for the end.
+    #[inline(never)]
+    fn found_last(mut self: Pin<&mut Self>) {
+        if self.kept.is_observed() && self.inner.is_end_stream() {
+            self.over();
+        }
+    }
+
+    /// There is nothing yet: ready when a limit is reached, or with `None` if the stream was over.
+    #[inline(never)]
+    fn wait(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<BoxError>> {
+        let this = self.as_mut().project();
+        let elapsed = ready!(
+            this.stage
+                .wait(this.layer.limits(), *this.size, this.kept, cx)
+        );
+        if let Some(elapsed) = &elapsed {
+            this.layer.timed_out(elapsed);
+        }
+        Poll::Ready(elapsed.map(Into::into))
+    }
+
+    /// Nothing more is passed on.
+    #[inline(never)]
+    fn ended(mut self: Pin<&mut Self>, in_time: bool) {
+        if in_time {
+            self.over();
+        }
+        self.project().kept.close();
+    }
+
+    /// The whole call is over, in time.
+    fn over(self: &mut Pin<&mut Self>) {
+        let this = self.as_mut().project();
+        let place = this.kept.open().project();
+        if mem::take(place.observed)
+            && let Some(own) = place.own
+        {
+            let took = Instant::now().saturating_duration_since(own.started);
+            this.layer.phase_ended(Phase::Total, took);
+        }
     }
 }
 
 impl<B, S> fmt::Debug for ResponseBody<B, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseBody")
-            .field("open", &self.inner.is_some())
-            .field("clock", &self.clock)
+            .field("stage", &self.stage)
             .finish_non_exhaustive()
-    }
-}
-
-/// Whether nothing more comes: whoever reads the last frame may never ask for the end.
-fn is_over<B: Body>(inner: &Option<B>) -> bool {
-    inner.as_ref().is_none_or(Body::is_end_stream)
-}
-
-/// The whole call is over, in time.
-fn over(layer: &dyn Settings, kept: &Kept) {
-    if let Some(started) = kept.started() {
-        let took = Instant::now().saturating_duration_since(started);
-        layer.phase_ended(Phase::Total, took);
     }
 }
 
@@ -200,7 +224,7 @@ mod tests {
             target: "".into(),
             shares_deadline: false,
         };
-        ResponseBody::new(inner, None, 0, Kept::new(), Arc::new(shared), false)
+        ResponseBody::new(inner, None, 0, Kept::new(), Arc::new(shared))
     }
 
     #[tokio::test(start_paused = true)]

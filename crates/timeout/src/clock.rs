@@ -30,17 +30,6 @@ struct Bounds<'a> {
     own: Option<&'a Own>,
 }
 
-/// How far a body has come, and how long it was waited for.
-///
-/// It is small, because it is moved with every response; the limits are looked up when there is
-/// something to wait for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    stage: Stage,
-    /// Whether a keep-alive came after the last semantic event.
-    kept_alive: bool,
-}
-
 /// How long a body was waited for.
 ///
 /// Only waiting is counted: time between a poll that was pending and the next that was not. While
@@ -67,14 +56,22 @@ pub(crate) struct Limit(NonZeroU64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Nanos(u64);
 
+/// How far a body has come.
+///
+/// It is small, because it is moved with every response; the limits are looked up when there is
+/// something to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(crate) enum Stage {
     /// Before the first token.
     Before,
     /// Between tokens.
     Answering,
+    /// Between tokens, and a keep-alive came after the last of them.
+    KeptAlive,
     /// After the proper end, or after a failure that the stream told of.
     Over,
+    /// Nothing is passed on any more.
+    Closed,
 }
 
 /// What is due first.
@@ -147,16 +144,9 @@ impl Bounds<'_> {
     }
 }
 
-impl Clock {
-    pub(crate) const fn new() -> Self {
-        Self {
-            stage: Stage::Before,
-            kept_alive: false,
-        }
-    }
-
+impl Stage {
     /// A poll found nothing: ready when a limit is reached, or with `None` if the stream was over.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn wait(
         self,
         limits: &Limits,
@@ -165,6 +155,7 @@ impl Clock {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Elapsed>> {
         let place = kept.open().project();
+        *place.measured |= limits.floor.is_some();
         let since = place.waits.since();
         let bounds = Bounds {
             limits,
@@ -195,15 +186,15 @@ impl Clock {
             };
             consider(after(since, limit.saturating_sub(spent)), what);
         };
-        match self.stage {
-            Stage::Before => {
+        match self {
+            Self::Before => {
                 if let Some(first_token) = bounds.first_token() {
                     limit(Phase::FirstToken, first_token, waits.spent);
                 }
             }
-            Stage::Answering => {
+            Self::Answering | Self::KeptAlive => {
                 match bounds.idle() {
-                    (idle, Some(bound)) if self.kept_alive => {
+                    (idle, Some(bound)) if self == Self::KeptAlive => {
                         limit(Phase::Idle, bound, waits.spent);
                         if let Some(idle) = idle {
                             limit(Phase::Idle, idle, waits.silent);
@@ -216,92 +207,34 @@ impl Clock {
                     limit(Phase::Idle, floor.grace, waits.floor_spent);
                 }
             }
-            Stage::Over => {
-                let left = bounds
-                    .limits
-                    .end_grace
-                    .saturating_sub(waits.spent.duration());
+            Self::Over | Self::Closed => {
+                let grace = bounds.limits.end_grace;
+                let left = grace.saturating_sub(waits.spent.duration());
                 consider(after(since, left), What::Close);
             }
         }
         if let Some((started, limit)) = bounds.own.and_then(Own::whole) {
-            let what = match self.stage {
-                Stage::Over => What::Close,
-                Stage::Before | Stage::Answering => What::Total { started, limit },
+            let what = match self {
+                Self::Over | Self::Closed => What::Close,
+                _ => What::Total { started, limit },
             };
             consider(after(started, limit), what);
         }
         due
     }
 
-    /// A poll found data, which brought `step`.
+    /// Data came, which brought `step`.
     #[inline]
-    pub(crate) fn found(&mut self, step: &Step, kept: &mut Kept) {
-        if !is_semantic(step) {
-            return self.kept(step, kept);
-        }
-        if let Some(waits) = kept.waits() {
-            waits.over();
-        }
-        self.go_on(step);
-    }
-
-    /// The same where it is of interest how long it took and how much came: the phase that ended.
-    pub(crate) fn measured(
-        &mut self,
-        step: &Step,
-        bytes: usize,
-        floor: Option<&Floor>,
-        kept: &mut Kept,
-    ) -> Option<Ended> {
-        if !is_semantic(step) {
-            self.kept(step, kept);
-            return None;
-        }
-        let took = match kept.waits() {
-            Some(waits) => {
-                waits.end(self.stage);
-                if let Some(floor) = floor {
-                    waits.count(bytes, floor);
-                }
-                let took = waits.spent.duration();
-                waits.over();
-                took
+    pub(crate) fn found(&mut self, step: &Step) {
+        if is_semantic(step) {
+            if step.progress == Progress::End || step.failed.is_some() {
+                *self = Self::Over;
+            } else if *self != Self::Over {
+                *self = Self::Answering;
             }
-            None => Duration::ZERO,
-        };
-        let phase = match self.stage {
-            Stage::Before => Some(Phase::FirstToken),
-            Stage::Answering => Some(Phase::Idle),
-            Stage::Over => None,
-        };
-        self.go_on(step);
-        // A stream that failed before its first token has had none.
-        phase
-            .filter(|_| step.commits())
-            .map(|phase| Ended { phase, took })
-    }
-
-    /// Content came, or the end of it.
-    #[inline]
-    fn go_on(&mut self, step: &Step) {
-        self.kept_alive = false;
-        if step.progress == Progress::End || step.failed.is_some() {
-            self.stage = Stage::Over;
-        } else if self.stage == Stage::Before {
-            self.stage = Stage::Answering;
+        } else if step.progress == Progress::KeepAlive && *self == Self::Answering {
+            *self = Self::KeptAlive;
         }
-    }
-
-    /// Something came that is no content.
-    fn kept(&mut self, step: &Step, kept: &mut Kept) {
-        if let Some(waits) = kept.waits() {
-            waits.end(self.stage);
-            if step.progress == Progress::KeepAlive {
-                waits.silent = Nanos(0);
-            }
-        }
-        self.kept_alive |= step.progress == Progress::KeepAlive;
     }
 }
 
@@ -329,6 +262,7 @@ impl Due {
 
 impl Waits {
     /// When the wait began; now, if it had not.
+    #[inline]
     pub(crate) fn since(&mut self) -> Instant {
         *self.since.get_or_insert_with(Instant::now)
     }
@@ -339,6 +273,44 @@ impl Waits {
         self.since = None;
         self.spent = Nanos(0);
         self.silent = Nanos(0);
+    }
+
+    /// Data came after a wait, which brought `step`.
+    #[inline]
+    pub(crate) fn found(&mut self, stage: Stage, step: &Step) {
+        if is_semantic(step) {
+            self.over();
+            return;
+        }
+        self.end(stage);
+        if step.progress == Progress::KeepAlive {
+            self.silent = Nanos(0);
+        }
+    }
+
+    /// The same where it is of interest how long it took and how much came: the phase that ended.
+    pub(crate) fn measured(
+        &mut self,
+        stage: Stage,
+        step: &Step,
+        bytes: usize,
+        floor: Option<&Floor>,
+    ) -> Option<Ended> {
+        if is_semantic(step) {
+            self.end(stage);
+            if let Some(floor) = floor {
+                self.count(bytes, floor);
+            }
+        }
+        let took = self.spent.duration();
+        self.found(stage, step);
+        let phase = match stage {
+            Stage::Before => Phase::FirstToken,
+            Stage::Answering | Stage::KeptAlive => Phase::Idle,
+            Stage::Over | Stage::Closed => return None,
+        };
+        // A stream that failed before its first token has had none.
+        step.commits().then_some(Ended { phase, took })
     }
 
     /// Content came. The grace of the floor begins with the first wait, and so does the counting.
@@ -361,7 +333,7 @@ impl Waits {
         let waited = Instant::now().saturating_duration_since(since);
         self.spent.add(waited);
         self.silent.add(waited);
-        if stage == Stage::Answering {
+        if matches!(stage, Stage::Answering | Stage::KeptAlive) {
             self.floor_spent.add(waited);
         }
     }

@@ -76,11 +76,14 @@ where
 {
     type Output = Result<P::With<ResponseBody<P::Body, C::Stream>>, BoxError>;
 
+    // Always inlined, as `call` is: otherwise the response and the future are moved twice more
+    // wherever there are two stacks of the same types.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return match this.kept.refused() {
-                Some(elapsed) => Poll::Ready(Err(elapsed.into())),
+                Some(elapsed) => Poll::Ready(Err(elapsed)),
                 // Nothing comes after an error.
                 None => Poll::Pending,
             };
@@ -93,7 +96,7 @@ where
             Poll::Ready(Err(error)) => error.into(),
             Poll::Pending => {
                 let at = ready!(this.call.wait(this.kept, this.sleep.as_mut(), cx));
-                this.call.reached(this.kept, at).into()
+                this.call.reached(this.kept, at)
             }
         };
         this.inner.set(None);
@@ -121,7 +124,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
             let Some(limit) = self.shared.limits.headers else {
                 return Poll::Pending;
             };
-            sleep.set(Some(sleep_until(after(Instant::now(), limit))));
+            arm(sleep.as_mut(), limit);
         }
         let Some(mut sleep) = sleep.as_pin_mut() else {
             return Poll::Pending;
@@ -149,7 +152,8 @@ impl<C, O: Observer, K> Call<C, O, K> {
 
     /// The limit that was reached at `at`.
     #[cold]
-    fn reached(&self, kept: &Kept, at: Instant) -> Elapsed {
+    #[inline(never)]
+    fn reached(&self, kept: &Kept, at: Instant) -> BoxError {
         let limits = &self.shared.limits;
         let own = kept.get_own();
         let (phase, limit) = match own.and_then(Own::whole) {
@@ -162,7 +166,7 @@ impl<C, O: Observer, K> Call<C, O, K> {
         let waited = limit + Instant::now().saturating_duration_since(at);
         let elapsed = Elapsed::new(phase, limit, waited);
         self.shared.timed_out(&elapsed);
-        elapsed
+        elapsed.into()
     }
 
     /// The head is there.
@@ -194,9 +198,10 @@ impl<C, O: Observer, K> Call<C, O, K> {
             let observed = over.is_some() && !body.is_end_stream();
             if observed {
                 over = None;
+                kept.observe();
             }
             let shared = Arc::clone(&self.shared);
-            ResponseBody::new(body, stream, self.size, kept.head_came(), shared, observed)
+            ResponseBody::new(body, stream, self.size, kept.head_came(), shared)
         });
         if let Some(took) = over {
             self.shared.phase_ended(Phase::Total, took);
@@ -210,6 +215,12 @@ impl<C, O: Observer, K> Call<C, O, K> {
         self.shared.phase_ended(Phase::Headers, took);
         Some(took)
     }
+}
+
+/// Apart, because it is moved once more otherwise.
+#[inline]
+fn arm(mut sleep: Pin<&mut Option<Sleep>>, limit: Duration) {
+    sleep.set(Some(sleep_until(after(Instant::now(), limit))));
 }
 
 impl<F, Req, P, C, O, K> fmt::Debug for ResponseFuture<F, Req, P, C, O, K> {

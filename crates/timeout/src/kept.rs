@@ -1,6 +1,6 @@
 use std::{cell::Cell, mem::ManuallyDrop, pin::Pin};
 
-use backstop_core::Elapsed;
+use backstop_core::{BoxError, Elapsed};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -31,6 +31,10 @@ pin_project! {
         pub(crate) alarm: Alarm,
         pub(crate) waits: Waits,
         pub(crate) own: Option<Own>,
+        // Whether it matters how long things take that come in time.
+        pub(crate) measured: bool,
+        // Whether an observer is still to hear of the end.
+        pub(crate) observed: bool,
         refused: Option<Elapsed>,
         // The place below this in the pool, and how many there are below this.
         next: Option<Pin<Box<Place>>>,
@@ -63,12 +67,22 @@ impl Kept {
     }
 
     /// Why the call was refused, if it was; told once.
-    pub(crate) fn refused(&mut self) -> Option<Elapsed> {
-        self.get_mut()?.project().refused.take()
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn refused(&mut self) -> Option<BoxError> {
+        let elapsed = self.get_mut()?.project().refused.take()?;
+        Some(elapsed.into())
     }
 
     pub(crate) fn get_own(&self) -> Option<&Own> {
         self.get()?.own.as_ref()
+    }
+
+    /// An observer is to hear of the end of the body.
+    pub(crate) fn observe(&mut self) {
+        let place = self.open().project();
+        *place.measured = true;
+        *place.observed = true;
     }
 
     /// When the call was made, if that is known.
@@ -76,9 +90,8 @@ impl Kept {
         Some(self.get_own()?.started)
     }
 
-    #[inline]
-    pub(crate) fn waits(&mut self) -> Option<&mut Waits> {
-        Some(self.get_mut()?.project().waits)
+    pub(crate) fn is_observed(&self) -> bool {
+        self.get().is_some_and(|place| place.observed)
     }
 
     #[inline]
@@ -89,10 +102,11 @@ impl Kept {
     /// What the body goes on with: the wait for the head is over. Leaves nothing behind.
     #[inline]
     pub(crate) fn head_came(&mut self) -> Self {
-        if let Some(waits) = self.waits() {
-            waits.over();
-        }
-        self.take()
+        let Some(place) = self.get_mut() else {
+            return Self::new();
+        };
+        place.project().waits.over();
+        Self(ManuallyDrop::new(self.0.take()))
     }
 
     /// Ends the timer and gives the place back.
@@ -103,22 +117,18 @@ impl Kept {
         }
     }
 
-    /// Leaves nothing behind.
     #[inline]
-    pub(crate) fn take(&mut self) -> Self {
-        Self(ManuallyDrop::new(self.0.take()))
-    }
-
     fn get(&self) -> Option<&Place> {
         self.0.as_deref()
     }
 
     #[inline]
-    fn get_mut(&mut self) -> Option<Pin<&mut Place>> {
+    pub(crate) fn get_mut(&mut self) -> Option<Pin<&mut Place>> {
         self.0.as_mut().map(Pin::as_mut)
     }
 
     /// The place; one is taken from the pool if there was none.
+    #[inline]
     pub(crate) fn open(&mut self) -> Pin<&mut Place> {
         self.0.get_or_insert_with(from_pool).as_mut()
     }
@@ -131,6 +141,8 @@ impl Drop for Kept {
     }
 }
 
+#[cold]
+#[inline(never)]
 fn from_pool() -> Pin<Box<Place>> {
     // There is no pool any more while the thread ends.
     let Some(mut place) = POOL.try_with(Cell::take).ok().flatten() else {
@@ -151,6 +163,8 @@ fn give_back(kept: &mut Kept) {
     left.alarm.cancel();
     *left.waits = Waits::default();
     *left.own = None;
+    *left.measured = false;
+    *left.observed = false;
     *left.refused = None;
     let Ok(next) = POOL.try_with(Cell::take) else {
         return;

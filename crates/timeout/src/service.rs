@@ -49,10 +49,8 @@ pub(crate) struct Shared<C, O> {
 }
 
 /// How the inner service became ready, or did not.
-#[derive(Default)]
 enum Readiness {
-    /// It was never found pending.
-    #[default]
+    /// It was never found pending, and calls have no limit for all of them.
     AtOnce,
     Waiting {
         since: Instant,
@@ -65,11 +63,11 @@ enum Readiness {
 }
 
 impl<S, C, P, O> Timeout<S, C, P, O> {
-    pub(crate) const fn new(inner: S, shared: Arc<Shared<C, O>>) -> Self {
+    pub(crate) fn new(inner: S, shared: Arc<Shared<C, O>>) -> Self {
         Self {
             inner,
+            readiness: Readiness::rest(&shared.limits),
             shared,
-            readiness: Readiness::AtOnce,
             protocol: PhantomData,
         }
     }
@@ -91,16 +89,25 @@ impl<S, C, P, O> Timeout<S, C, P, O> {
 }
 
 impl Readiness {
+    /// How it is before the inner service is asked. A call that is limited as a whole must know
+    /// when it began, so that it is none of those to which nothing happened.
+    const fn rest(limits: &Limits) -> Self {
+        match limits.total {
+            Some(_) => Self::After(Duration::ZERO),
+            None => Self::AtOnce,
+        }
+    }
+
     /// The inner service is ready.
     #[cold]
-    fn end(&mut self) {
+    fn end(&mut self, limits: &Limits) {
         *self = match self {
             Self::Waiting { since, .. } => {
                 Self::After(Instant::now().saturating_duration_since(*since))
             }
             Self::After(took) => Self::After(*took),
             // What was too late for a call that was not made is in time for the next.
-            Self::AtOnce | Self::TooLate(_) => Self::AtOnce,
+            Self::AtOnce | Self::TooLate(_) => Self::rest(limits),
         };
     }
 }
@@ -116,10 +123,11 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S::Future, Req, P, C, O, C::Call>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if let Poll::Ready(result) = self.inner.poll_ready(cx) {
             if !matches!(self.readiness, Readiness::AtOnce) {
-                self.readiness.end();
+                self.readiness.end(&self.shared.limits);
             }
             return Poll::Ready(result.map_err(Into::into));
         }
@@ -149,13 +157,13 @@ where
         Poll::Pending
     }
 
+    #[inline(always)]
     fn call(&mut self, mut request: Req) -> Self::Future {
         let size = P::size(&request).unwrap_or(0);
         let remembered = self.shared.classify.on_request(&request);
         // Without any of these the clock is not read and nothing is written.
         let kept = if !matches!(self.readiness, Readiness::AtOnce)
             || self.shared.observer.is_enabled()
-            || self.shared.limits.total.is_some()
             || <P as Requests<Req>>::extensions(&request).is_some_and(|all| !all.is_empty())
         {
             self.own_terms(&mut request)
@@ -194,7 +202,8 @@ impl<S, C, P, O: Observer> Timeout<S, C, P, O> {
         P: Requests<Req>,
         S: Clone,
     {
-        let ready_after = match mem::take(&mut self.readiness) {
+        let rest = Readiness::rest(&self.shared.limits);
+        let ready_after = match mem::replace(&mut self.readiness, rest) {
             Readiness::TooLate(elapsed) => return Kept::refusal(elapsed),
             Readiness::After(took) => took,
             Readiness::AtOnce | Readiness::Waiting { .. } => Duration::ZERO,

@@ -26,7 +26,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use support::{Heard, Log, Marks, Script, Then, secs};
 use tokio::{
     runtime::Handle,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_test::{assert_pending, assert_ready_ok, task};
 use tower::{
@@ -217,6 +217,41 @@ async fn a_place_in_the_queue_is_given_back_before_the_call_is_refused() {
     let mut third = limit.layer(Silent);
     let mut waiting = task::spawn(third.ready());
     assert_ready_ok!(waiting.poll());
+}
+
+/// A service that waited, or refused a call, still limits the next as a whole.
+#[tokio::test(start_paused = true)]
+async fn a_total_outlives_waits_and_refusals() {
+    let limits = Limits::unlimited().ready(secs(10)).total(secs(60));
+    let layer = typed(limits).observer(());
+    let limit = GlobalConcurrencyLimitLayer::new(1);
+    let mut first = limit.layer(Silent);
+    let mut service = layer.layer(limit.layer(Silent));
+    // Ready at once, after a wait, refused, and refused without anybody who fetched it.
+    for waited in [0, 5, 10, 11] {
+        let mut under_way = None;
+        if waited > 0 {
+            under_way = Some(first.ready().await.unwrap().call("first"));
+        }
+        let mut ready = Box::pin(service.ready());
+        if waited == 5 {
+            assert!(timeout(secs(5), &mut ready).await.is_err());
+            drop(under_way.take());
+        }
+        ready.await.unwrap();
+        drop(under_way);
+        if waited == 10 {
+            let error = service.call("refused").await.unwrap_err();
+            assert_eq!(Elapsed::find(&*error).unwrap().phase(), Phase::Ready);
+        }
+        service.ready().await.unwrap();
+        let start = Instant::now();
+        let end = timeout(secs(100), service.call("second")).await;
+        let error = end.expect("it is limited").unwrap_err();
+        let expected = Elapsed::new(Phase::Total, secs(60), secs(60));
+        assert_eq!(Elapsed::find(&*error), Some(&expected), "after {waited} s");
+        assert_eq!(Instant::now(), start + secs(60));
+    }
 }
 
 /// Nobody made the call that would have been refused; the next caller asks anew.
