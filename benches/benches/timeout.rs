@@ -149,129 +149,80 @@ impl Body for Stream {
 }
 
 fn main() -> ExitCode {
+    let case = |name, run: fn(u64)| Case { name, run };
     main_with(
         "Time limits: per call, or per chunk of a stream",
         &[
-            Case {
-                name: "typed, bare",
-                run: |n| typed(n, Model { waits: 0 }),
-            },
-            Case {
-                name: "typed, tower",
-                run: |n| typed(n, Timeout::new(Model { waits: 0 }, HEAD)),
-            },
-            Case {
-                name: "typed, backstop",
-                run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 })),
-            },
-            Case {
-                name: "typed after a wait, bare",
-                run: |n| typed(n, Model { waits: 1 }),
-            },
-            Case {
-                name: "typed after a wait, tower",
-                run: |n| typed(n, Timeout::new(Model { waits: 1 }, HEAD)),
-            },
-            Case {
-                name: "typed after a wait, backstop",
-                run: |n| typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 })),
-            },
-            Case {
-                name: "http head at once, bare",
-                run: |n| head(n, Model { waits: 0 }),
-            },
-            Case {
-                name: "http head at once, tower",
-                run: |n| head(n, Timeout::new(Model { waits: 0 }, HEAD)),
-            },
-            Case {
-                name: "http head at once, backstop",
-                run: |n| head(n, ours().layer(Model { waits: 0 })),
-            },
-            Case {
-                name: "http head after a wait, bare",
-                run: |n| head(n, Model { waits: 1 }),
-            },
-            Case {
-                name: "http head after a wait, tower",
-                run: |n| head(n, Timeout::new(Model { waits: 1 }, HEAD)),
-            },
-            Case {
-                name: "http head after a wait, backstop",
-                run: |n| head(n, ours().layer(Model { waits: 1 })),
-            },
-            Case {
-                name: "http at once, bare",
-                run: |n| unary(n, Model { waits: 0 }),
-            },
-            Case {
-                name: "http at once, tower",
-                run: |n| unary(n, Timeout::new(Model { waits: 0 }, HEAD)),
-            },
-            Case {
-                name: "http at once, both",
-                run: |n| unary(n, both(Model { waits: 0 })),
-            },
-            Case {
-                name: "http at once, backstop",
-                run: |n| unary(n, ours().layer(Model { waits: 0 })),
-            },
-            Case {
-                name: "http after a wait, bare",
-                run: |n| unary(n, Model { waits: 1 }),
-            },
-            Case {
-                name: "http after a wait, tower",
-                run: |n| unary(n, Timeout::new(Model { waits: 1 }, HEAD)),
-            },
-            Case {
-                name: "http after a wait, both",
-                run: |n| unary(n, both(Model { waits: 1 })),
-            },
-            Case {
-                name: "http after a wait, backstop",
-                run: |n| unary(n, ours().layer(Model { waits: 1 })),
-            },
-            Case {
-                name: "http head and body after waits, bare",
-                run: |n| unary(n, SlowModel),
-            },
-            Case {
-                name: "http head and body after waits, tower",
-                run: |n| unary(n, Timeout::new(SlowModel, HEAD)),
-            },
-            Case {
-                name: "http head and body after waits, both",
-                run: |n| unary(n, both(SlowModel)),
-            },
-            Case {
-                name: "http head and body after waits, backstop",
-                run: |n| unary(n, ours().layer(SlowModel)),
-            },
-            Case {
-                name: "chunk at once, bare",
-                run: |n| stream(n, 0, |body| body),
-            },
-            Case {
-                name: "chunk at once, tower-http",
-                run: |n| stream(n, 0, |body| TimeoutBody::new(IDLE, body)),
-            },
-            Case {
-                name: "chunk at once, backstop",
-                run: |n| stream(n, 0, limited),
-            },
-            Case {
-                name: "chunk after a wait, bare",
-                run: |n| stream(n, 1, |body| body),
-            },
-            Case {
-                name: "chunk after a wait, tower-http",
-                run: |n| stream(n, 1, |body| TimeoutBody::new(IDLE, body)),
-            },
-            Case {
-                name: "chunk after a wait, backstop",
-                run: |n| stream(n, 1, limited),
-            },
+            case("typed, bare", |n| typed(n, Model { waits: 0 })),
+            case("typed, tower", |n| {
+                typed(n, Timeout::new(Model { waits: 0 }, HEAD))
+            }),
+            case("typed, backstop", |n| {
+                typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 }))
+            }),
+            case("typed after a wait, bare", |n| typed(n, Model { waits: 1 })),
+            case("typed after a wait, tower", |n| {
+                typed(n, Timeout::new(Model { waits: 1 }, HEAD))
+            }),
+            case("typed after a wait, backstop", |n| {
+                typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 }))
+            }),
+            case("http head at once, bare", |n| head(n, Model { waits: 0 })),
+            case("http head at once, tower", |n| {
+                head(n, Timeout::new(Model { waits: 0 }, HEAD))
+            }),
+            case("http head at once, backstop", |n| {
+                head(n, ours().layer(Model { waits: 0 }))
+            }),
+            case("http head after a wait, bare", |n| {
+                head(n, Model { waits: 1 })
+            }),
+            case("http head after a wait, tower", |n| {
+                head(n, Timeout::new(Model { waits: 1 }, HEAD))
+            }),
+            case("http head after a wait, backstop", |n| {
+                head(n, ours().layer(Model { waits: 1 }))
+            }),
+            case("http at once, bare", |n| unary(n, Model { waits: 0 })),
+            case("http at once, tower", |n| {
+                unary(n, Timeout::new(Model { waits: 0 }, HEAD))
+            }),
+            case("http at once, both", |n| unary(n, both(Model { waits: 0 }))),
+            case("http at once, backstop", |n| {
+                unary(n, ours().layer(Model { waits: 0 }))
+            }),
+            case("http after a wait, bare", |n| unary(n, Model { waits: 1 })),
+            case("http after a wait, tower", |n| {
+                unary(n, Timeout::new(Model { waits: 1 }, HEAD))
+            }),
+            case("http after a wait, both", |n| {
+                unary(n, both(Model { waits: 1 }))
+            }),
+            case("http after a wait, backstop", |n| {
+                unary(n, ours().layer(Model { waits: 1 }))
+            }),
+            case("http head and body after waits, bare", |n| {
+                unary(n, SlowModel)
+            }),
+            case("http head and body after waits, tower", |n| {
+                unary(n, Timeout::new(SlowModel, HEAD))
+            }),
+            case("http head and body after waits, both", |n| {
+                unary(n, both(SlowModel))
+            }),
+            case("http head and body after waits, backstop", |n| {
+                unary(n, ours().layer(SlowModel))
+            }),
+            case("chunk at once, bare", |n| stream(n, 0, |body| body)),
+            case("chunk at once, tower-http", |n| {
+                stream(n, 0, |body| TimeoutBody::new(IDLE, body))
+            }),
+            case("chunk at once, backstop", |n| stream(n, 0, limited)),
+            case("chunk after a wait, bare", |n| stream(n, 1, |body| body)),
+            case("chunk after a wait, tower-http", |n| {
+                stream(n, 1, |body| TimeoutBody::new(IDLE, body))
+            }),
+            case("chunk after a wait, backstop", |n| stream(n, 1, limited)),
         ],
     )
 }
