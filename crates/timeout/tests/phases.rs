@@ -17,7 +17,7 @@ use backstop_timeout::{
 };
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full};
 use support::{Heard, Log, Marks, Script, Then, secs};
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -575,6 +575,72 @@ async fn the_observer_hears_every_phase() {
         waited: secs(10),
     };
     assert_eq!(log.take()[3..], [(Phase::Idle, stalled)]);
+}
+
+/// A body of one frame, that knows its end.
+struct Last(Option<Frame<Bytes>>);
+
+impl Body for Last {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_observer_hears_the_end_of_who_reads_no_further_than_the_last_frame() {
+    let data = || Frame::data(Bytes::from_static(b"t"));
+    let trailers = || Frame::trailers(http::HeaderMap::new());
+    for last in [data, trailers] as [fn() -> Frame<Bytes>; 2] {
+        let log = Log::default();
+        let layer = layer(|limits| limits.idle(secs(10)))
+            .target("model")
+            .observer(log.clone());
+        let model =
+            service_fn(move |_: Req| ready(Ok::<_, Infallible>(Response::new(Last(Some(last()))))));
+        let response = layer.layer(model).oneshot(request()).await.unwrap();
+        let mut body = pin!(response.into_body());
+        body.frame().await.unwrap().unwrap();
+        assert!(body.is_end_stream());
+        let told = (Phase::Total, Heard::Ended { took: secs(0) });
+        assert_eq!(log.take().last(), Some(&told));
+        assert!(body.frame().await.is_none());
+        assert_eq!(log.take(), [], "it is told once");
+    }
+}
+
+/// A call that is limited as a whole has one timer for the head and the body, not one wait.
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_the_head_is_none_for_the_first_token() {
+    let layer = layer(|limits| {
+        let limits = limits.headers(secs(60)).first_token(secs(10));
+        limits.total(secs(100))
+    });
+    for (token, expected) in [
+        (8, None),
+        (
+            12,
+            Some(Elapsed::new(Phase::FirstToken, secs(10), secs(10))),
+        ),
+    ] {
+        let model = service_fn(move |_: Req| async move {
+            sleep(secs(50)).await;
+            let frames = [(secs(token), "t"), (secs(token + 1), "e")];
+            Ok::<_, Infallible>(Response::new(Script::new(&frames, Then::Ends)))
+        });
+        let response = layer.layer(model).oneshot(request()).await.unwrap();
+        let ended = response.into_body().collect().await;
+        assert_eq!(ended.err().map(|error| find(&error)), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]
