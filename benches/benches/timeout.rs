@@ -155,72 +155,72 @@ fn main() -> ExitCode {
         &[
             case("typed, bare", |n| typed(n, Model { waits: 0 })),
             case("typed, tower", |n| {
-                typed(n, Timeout::new(Model { waits: 0 }, HEAD))
+                typed(n, Timeout::new(Model { waits: 0 }, HEAD));
             }),
             case("typed, backstop", |n| {
-                typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 }))
+                typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 }));
             }),
             case("typed after a wait, bare", |n| typed(n, Model { waits: 1 })),
             case("typed after a wait, tower", |n| {
-                typed(n, Timeout::new(Model { waits: 1 }, HEAD))
+                typed(n, Timeout::new(Model { waits: 1 }, HEAD));
             }),
             case("typed after a wait, backstop", |n| {
-                typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 }))
+                typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 }));
             }),
             case("http head at once, bare", |n| head(n, Model { waits: 0 })),
             case("http head at once, tower", |n| {
-                head(n, Timeout::new(Model { waits: 0 }, HEAD))
+                head(n, Timeout::new(Model { waits: 0 }, HEAD));
             }),
             case("http head at once, backstop", |n| {
-                head(n, ours().layer(Model { waits: 0 }))
+                head(n, ours().layer(Model { waits: 0 }));
             }),
             case("http head after a wait, bare", |n| {
-                head(n, Model { waits: 1 })
+                head(n, Model { waits: 1 });
             }),
             case("http head after a wait, tower", |n| {
-                head(n, Timeout::new(Model { waits: 1 }, HEAD))
+                head(n, Timeout::new(Model { waits: 1 }, HEAD));
             }),
             case("http head after a wait, backstop", |n| {
-                head(n, ours().layer(Model { waits: 1 }))
+                head(n, ours().layer(Model { waits: 1 }));
             }),
             case("http at once, bare", |n| unary(n, Model { waits: 0 })),
             case("http at once, tower", |n| {
-                unary(n, Timeout::new(Model { waits: 0 }, HEAD))
+                unary(n, Timeout::new(Model { waits: 0 }, HEAD));
             }),
             case("http at once, both", |n| unary(n, both(Model { waits: 0 }))),
             case("http at once, backstop", |n| {
-                unary(n, ours().layer(Model { waits: 0 }))
+                unary(n, ours().layer(Model { waits: 0 }));
             }),
             case("http after a wait, bare", |n| unary(n, Model { waits: 1 })),
             case("http after a wait, tower", |n| {
-                unary(n, Timeout::new(Model { waits: 1 }, HEAD))
+                unary(n, Timeout::new(Model { waits: 1 }, HEAD));
             }),
             case("http after a wait, both", |n| {
-                unary(n, both(Model { waits: 1 }))
+                unary(n, both(Model { waits: 1 }));
             }),
             case("http after a wait, backstop", |n| {
-                unary(n, ours().layer(Model { waits: 1 }))
+                unary(n, ours().layer(Model { waits: 1 }));
             }),
             case("http head and body after waits, bare", |n| {
-                unary(n, SlowModel)
+                unary(n, SlowModel);
             }),
             case("http head and body after waits, tower", |n| {
-                unary(n, Timeout::new(SlowModel, HEAD))
+                unary(n, Timeout::new(SlowModel, HEAD));
             }),
             case("http head and body after waits, both", |n| {
-                unary(n, both(SlowModel))
+                unary(n, both(SlowModel));
             }),
             case("http head and body after waits, backstop", |n| {
-                unary(n, ours().layer(SlowModel))
+                unary(n, ours().layer(SlowModel));
             }),
             case("chunk at once, bare", |n| stream(n, 0, |body| body)),
             case("chunk at once, tower-http", |n| {
-                stream(n, 0, |body| TimeoutBody::new(IDLE, body))
+                stream(n, 0, |body| TimeoutBody::new(IDLE, body));
             }),
             case("chunk at once, backstop", |n| stream(n, 0, limited)),
             case("chunk after a wait, bare", |n| stream(n, 1, |body| body)),
             case("chunk after a wait, tower-http", |n| {
-                stream(n, 1, |body| TimeoutBody::new(IDLE, body))
+                stream(n, 1, |body| TimeoutBody::new(IDLE, body));
             }),
             case("chunk after a wait, backstop", |n| stream(n, 1, limited)),
         ],
