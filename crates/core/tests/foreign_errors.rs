@@ -319,7 +319,9 @@ fn the_cause_of_a_status_says_more_than_its_code() {
 #[tokio::test]
 async fn reqwest_statuses_and_timers() {
     for (status, expected) in [
+        (408, Kind::TimedOut(Phase::Total)),
         (504, Kind::TimedOut(Phase::Headers)),
+        (524, Kind::TimedOut(Phase::Headers)),
         (522, Kind::TimedOut(Phase::Connect)),
         (429, Kind::Throttled),
         (503, Kind::Overloaded),

@@ -45,8 +45,11 @@ fn of_status(status: StatusCode) -> Outcome {
         402 => Kind::QuotaExhausted,
         413 => Kind::TooLarge,
         429 => Kind::Throttled,
-        408 | 504 | 524 => Kind::TimedOut(Phase::Headers),
-        // Cloudflare: the server behind it took no connection. wire reads the response so, too.
+        // The phases of time-outs are those that wire reads from responses, and docs/wire.md says why.
+        408 => Kind::TimedOut(Phase::Total),
+        // A gateway waited for the head of the answer and none came (RFC 9110 section 15.6.5).
+        504 | 524 => Kind::TimedOut(Phase::Headers),
+        // Cloudflare: the server behind it took no connection.
         522 => Kind::TimedOut(Phase::Connect),
         503 | 529 => Kind::Overloaded,
         400..=499 => Kind::Rejected,

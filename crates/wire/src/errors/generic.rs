@@ -11,6 +11,7 @@ const VLLM: &str = "https://github.com/vllm-project/vllm (entrypoints/openai)";
 const REPLICATE: &str = "https://replicate.com/docs/reference/http#predictions.create";
 const LM_STUDIO: &str = "https://github.com/lmstudio-ai/lmstudio-bug-tracker";
 const EDGE: &str = "https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-522/";
+const GATEWAY: &str = "RFC 9110 section 15.6.5; https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/error-524/";
 const FASTAPI: &str = "https://fastapi.tiangolo.com/tutorial/handling-errors/";
 
 /// Where a limit or lack of capacity may stand.
@@ -296,20 +297,26 @@ pub(super) const PHRASES: &[Rule] = &[
         ])
         .says(QUOTA_ACCOUNT),
     // Nobody took the connection, or what was sent on it: unlike after 504 and 524, nothing was
-    // being worked on. core reads reqwest's errors in the same way.
+    // being worked on. core reads the statuses of reqwest's errors in the same way.
     Rule::new("status 522: no connection behind the edge", EDGE)
         .on(&[522])
         .says(Outcome::timed_out(Phase::Connect)),
+    Rule::new("message: timed out, and a gateway's status", GATEWAY)
+        .on(&[504, 524])
+        .text(TIMED_OUT)
+        .says(NO_HEAD),
     Rule::new("message: timed out", SEEN)
         .on(&[408, 5, NONE])
-        .text(&[
-            "timed out",
-            "timeout",
-            "time out",
-            "deadline expired",
-            "deadline exceeded",
-        ])
+        .text(TIMED_OUT)
         .says(SLOW),
+];
+
+const TIMED_OUT: &[&str] = &[
+    "timed out",
+    "timeout",
+    "time out",
+    "deadline expired",
+    "deadline exceeded",
 ];
 
 const CONTEXT_PHRASES: &[&str] = &[
@@ -502,7 +509,8 @@ pub(super) const fn by_status(status: u16) -> Outcome {
         // nginx: the other side closed before the answer.
         499 => DOWN.with_scope(Scope::Request).with_evidence("status 499"),
         501 | 505 => UNSUPPORTED.with_evidence("status 501"),
-        504 | 524 | 598 | 599 => SLOW.with_evidence("status of a gateway's time-out"),
+        504 | 524 => NO_HEAD.with_evidence("status of a gateway's time-out"),
+        598 | 599 => SLOW.with_evidence("status of a proxy's time-out"),
         // Anthropic's, and others after it.
         529 => BUSY_PROVIDER.with_evidence("status 529"),
         401..=499 => WRONG.with_evidence("status of a wrong request"),

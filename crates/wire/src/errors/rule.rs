@@ -143,6 +143,8 @@ pub(super) const DOWN: Outcome = Outcome::new(Kind::Unavailable);
 pub(super) const DOWN_MODEL: Outcome = DOWN.with_scope(Scope::Model);
 /// The provider gave up waiting.
 pub(super) const SLOW: Outcome = Outcome::new(Kind::TimedOut(Phase::Total));
+/// A gateway gave up waiting for the head of the answer.
+pub(super) const NO_HEAD: Outcome = Outcome::new(Kind::TimedOut(Phase::Headers));
 /// The model took too long.
 pub(super) const SLOW_MODEL: Outcome = SLOW.with_scope(Scope::Model);
 /// The credential is refused.

@@ -78,10 +78,12 @@ fn a_body_nested_beyond_reason_is_judged_by_its_status() {
 
 /// Core, which knows the status from reqwest's errors, has a test of the same.
 #[test]
-fn an_edge_that_could_not_connect_is_told_from_one_that_waited_in_vain() {
+fn the_status_of_a_time_out_tells_what_was_waited_for() {
     for (status, says, phase) in [
+        (408, "Request timed out", Phase::Total),
+        (504, "Gateway Timeout", Phase::Headers),
         (522, "Connection timed out", Phase::Connect),
-        (524, "A timeout occurred", Phase::Total),
+        (524, "A timeout occurred", Phase::Headers),
     ] {
         let page = format!("<title>api.example.com | {status}: {says}</title>");
         for body in ["", &page] {
