@@ -124,10 +124,12 @@
 //! each layer that keeps the request: one for failover, another for the cache around it.
 //!
 //! Who answered is the response extension [`Served`](core::Served); what else was thought of and why
-//! is its [`Trace`](core::Trace), which as text is a line for a log. Without an answer
-//! [`Trace::find`](core::Trace::find) has it from the error, inside of `AnswerLayer`. The gateway
-//! writes them into the headers `x-backstop-...`, the layers do not;
-//! [`Trace::to_header_value`](core::Trace::to_header_value) is its `x-backstop-trace`.
+//! is its [`Trace`](core::Trace), which as text is a line for a log. Where nobody answered,
+//! `AnswerLayer` gives its response the extensions [`Outcome`](core::Outcome) and `Trace` instead.
+//! [`Trace::of`](core::Trace::of) reads the trace from either response, and inside of `AnswerLayer`
+//! [`Trace::find`](core::Trace::find) from the error. The gateway writes them into the headers
+//! `x-backstop-...`, the layers do not; [`Trace::to_header_value`](core::Trace::to_header_value) is
+//! its `x-backstop-trace`.
 //!
 //! # Features
 //!

@@ -6,14 +6,15 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{Extensions, HeaderValue};
 
-use crate::{BoxError, Kind, Outcome};
+use crate::{BoxError, Kind, Outcome, Served};
 
 /// Every target that was thought of for a call, tried or skipped, and what was left at the end.
 ///
 /// It is told with the answer, in [`Served`](crate::Served). When there is no answer it is in the
-/// error's chain, where [`Trace::find`] finds it.
+/// error's chain, where [`Trace::find`] finds it. A layer that turns such an error into a response
+/// gives the trace to the response as an extension of its own; [`Trace::of`] reads either.
 ///
 /// As text it is a list of RFC 9651 in one line, for logs and for the header
 /// [`HEADER`](Self::HEADER): one member per candidate, then `*` with what was left.
@@ -188,6 +189,14 @@ impl Trace {
     #[must_use]
     pub fn has_possible_duplicate(&self) -> bool {
         self.attempts().any(|(_, tried)| tried.possible_duplicate)
+    }
+
+    /// The trace among the extensions of a response, whoever answered.
+    #[must_use]
+    pub fn of(response: &Extensions) -> Option<&Self> {
+        let served = response.get::<Served>();
+        let trace = served.and_then(|served| served.trace.as_ref());
+        trace.or_else(|| response.get())
     }
 
     /// Finds the trace of a call that failed, in the `source()` chain of its error.
@@ -478,7 +487,7 @@ impl std::error::Error for Exhausted {
 
 #[cfg(test)]
 mod tests {
-    use crate::Phase;
+    use crate::{Mode, Phase};
 
     use super::*;
 
@@ -514,6 +523,24 @@ mod tests {
             "primary;failed=timeout;phase=headers;ms=412, t4_spare_;skipped=throttled, \
              backup;served;ms=412, *;ms=30412;left=29588;budget=9.5"
         );
+    }
+
+    #[test]
+    fn it_is_found_with_whoever_answered_and_when_nobody_did() {
+        let trace = |millis| Trace {
+            took: Duration::from_millis(millis),
+            ..Trace::default()
+        };
+        let mut response = Extensions::new();
+        assert_eq!(Trace::of(&response), None);
+        response.insert(trace(1));
+        // As one that stood in for the target that failed.
+        response.insert(Served::new("".into(), Mode::Stale, 0));
+        assert_eq!(Trace::of(&response), Some(&trace(1)));
+        let mut served = Served::new("backup".into(), Mode::Failover, 2);
+        served.trace = Some(trace(2));
+        response.insert(served);
+        assert_eq!(Trace::of(&response), Some(&trace(2)));
     }
 
     #[test]

@@ -13,8 +13,7 @@ use backstop_cache::{
     SimplifiedAnswer, Store, Tenant,
 };
 use backstop_core::{
-    BoxError, CarryExtensions, Classify, FrozenRequest, RetargetLayer, Served, Trace,
-    body::Replayable, outcome_of,
+    BoxError, CarryExtensions, Classify, FrozenRequest, RetargetLayer, Trace, body::Replayable,
 };
 use backstop_failover::{
     Failover, FailoverHandle, Force, Judged,
@@ -29,12 +28,12 @@ use backstop_redis::{ProbeLease, RedisLink, RedisStore, SharedHealth, SharedHeal
 use backstop_timeout::{Limits, TimeoutLayer};
 use backstop_wire::{
     AnswerReader, ClassifyHttp, Dialect,
-    answer::{AnswerLayer, error_response},
+    answer::AnswerLayer,
     recorder::HttpRecorder,
     request::RequestFacts,
     retarget::{Credential, HttpTarget},
 };
-use http::{Extensions, Request, Response};
+use http::{Request, Response};
 use secrecy::{ExposeSecret as _, SecretString};
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 
@@ -280,24 +279,10 @@ fn stack(
     if stands_in {
         inner = recalling(inner);
     }
-    let dialect = model.dialect;
-    let answering = inner.map_result(move |answered: Result<_, BoxError>| {
-        Ok::<_, BoxError>(answered.unwrap_or_else(|error| failed(dialect, &error)))
-    });
-    // What is left to it are streams that break off.
-    let answering = AnswerLayer::new(dialect)
-        .layer(answering)
+    let answering = AnswerLayer::new(model.dialect)
+        .layer(inner)
         .map_response(|response: Response<_>| response.map(Body::new));
     Ok((Stack::new(answering), handle))
-}
-
-/// The answer to a call that no target answered.
-fn failed(dialect: Dialect, error: &BoxError) -> Response<Body> {
-    let mut response = error_response(dialect, &outcome_of(&**error)).map(Body::new);
-    if let Some(trace) = Trace::find(&**error) {
-        response.extensions_mut().insert(trace.clone());
-    }
-    response
 }
 
 /// The targets of a model behind one another, and their handle.
@@ -354,13 +339,6 @@ fn plan(
     }
 }
 
-/// The trace of an answer: told with who served it, or alone when nobody did.
-fn told(extensions: &Extensions) -> Option<&Trace> {
-    let served = extensions.get::<Served>();
-    let trace = served.and_then(|served| served.trace.as_ref());
-    trace.or_else(|| extensions.get())
-}
-
 /// Notes what failover decided, since an answer from elsewhere may take the place of its own.
 fn noting(inner: Inner) -> Inner {
     Inner::new(service_fn(move |request: Request<Body>| {
@@ -369,7 +347,7 @@ fn noting(inner: Inner) -> Inner {
         async move {
             let answered = answering.await;
             let trace = match &answered {
-                Ok(response) => told(response.extensions()),
+                Ok(response) => Trace::of(response.extensions()),
                 Err(error) => Trace::find(&**error),
             };
             if let (Some(Decided(noted)), Some(trace)) = (decided, trace) {
@@ -390,7 +368,7 @@ fn recalling(inner: Inner) -> Inner {
         async move {
             let mut response = answering.await?;
             let extensions = response.extensions_mut();
-            if told(extensions).is_none()
+            if Trace::of(extensions).is_none()
                 && let Some(trace) = decided.0.get()
             {
                 extensions.insert(trace.clone());

@@ -3,12 +3,16 @@
 use std::{
     collections::VecDeque,
     convert::Infallible,
+    future::ready,
     pin::{Pin, pin},
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use backstop_core::{BoxError, ClassifyStream, End, Failure, HintSource, Kind, Outcome, Phase};
+use backstop_core::{
+    BoxError, ClassifyStream, Considered, End, Exhausted, Failure, HintSource, Kind, Outcome,
+    Phase, SkipReason, Trace,
+};
 use backstop_wire::{
     ClassifyHttp, Dialect,
     answer::{AnswerLayer, ErrorEvents, error_event, error_response},
@@ -260,6 +264,24 @@ async fn errors_become_answers_in_the_dialect_of_the_request() {
         response.extensions().get::<Outcome>().unwrap().kind(),
         Kind::Malformed
     );
+}
+
+#[tokio::test]
+async fn the_trace_of_a_failed_call_is_told_with_the_answer() {
+    let mut trace = Trace::default();
+    trace.push(
+        &"primary".into(),
+        Considered::Skipped(SkipReason::Throttled),
+    );
+    let tried = trace.clone();
+    let service = AnswerLayer::new(Dialect::OpenAiChat).layer(service_fn(move |_: Request<()>| {
+        let exhausted = Exhausted::new(tried.clone(), None);
+        let error = Failure::with_source(Outcome::new(Kind::Throttled), exhausted);
+        ready(Err::<Response<Full<Bytes>>, BoxError>(error.into()))
+    }));
+    let response = service.oneshot(Request::new(())).await.unwrap();
+    assert_eq!(response.status(), 429);
+    assert_eq!(Trace::of(response.extensions()), Some(&trace));
 }
 
 #[tokio::test]

@@ -108,6 +108,10 @@ fn varint(message: &mut Vec<u8>, mut value: u64) {
 /// On a server, tonic answers with that status. A client sees it as the error of its call. An error
 /// that is a status already, or has one behind it, stays that one.
 ///
+/// The error is behind the status as its `source()`, which is not sent: there
+/// [`outcome_of`] finds the outcome and [`Trace::find`](backstop_core::Trace::find) what a failover
+/// has tried. A layer around tonic's server finds the status among the response's extensions.
+///
 /// ```
 /// use backstop_core::{BoxError, Failure, Kind, Outcome};
 /// use backstop_wire::answer::StatusLayer;
@@ -196,12 +200,16 @@ impl<F> fmt::Debug for StatusFuture<F> {
 
 fn of_error(error: BoxError) -> Status {
     let outcome = outcome_of(&*error);
-    Status::try_from_error(error).unwrap_or_else(|_| grpc_status(&outcome))
+    Status::try_from_error(error).unwrap_or_else(|error| {
+        let mut status = grpc_status(&outcome);
+        status.set_source(error.into());
+        status
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use backstop_core::HintSource;
+    use backstop_core::{Exhausted, Failure, HintSource, Trace};
 
     use super::*;
     use crate::{Provider, errors};
@@ -223,6 +231,23 @@ mod tests {
         });
         assert_eq!(read.kind(), Kind::Throttled);
         assert_eq!(read.retry_after().map(|hint| hint.delay), Some(delay));
+    }
+
+    #[test]
+    fn what_failed_and_what_was_tried_is_behind_the_status() {
+        let mut trace = Trace::default();
+        trace.took = Duration::from_secs(7);
+        let outcome = Outcome::new(Kind::Malformed).with_evidence("cut short");
+        let error = Failure::with_source(outcome, Exhausted::new(trace.clone(), None));
+        let response = of_error(error.into()).into_http::<()>();
+        let status = response.extensions().get::<Status>().unwrap();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert_eq!(outcome_of(status), outcome);
+        assert_eq!(Trace::find(status), Some(&trace));
+        // The caller is told no more than before.
+        let heard = response.headers()["grpc-message"].to_str().unwrap();
+        assert!(heard.starts_with("The%20model's%20answer%20broke%20off"));
+        assert!(!response.headers().contains_key("grpc-status-details-bin"));
     }
 
     #[test]

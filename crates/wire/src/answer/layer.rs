@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use backstop_core::{BoxError, outcome_of};
+use backstop_core::{BoxError, Trace, outcome_of};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body::{Body, Frame, SizeHint};
@@ -22,6 +22,10 @@ use crate::Dialect;
 /// The service never fails then, so that it fits axum. An error's meaning is found with
 /// [`outcome_of`]; the body of a stream that fails ends with an error event (see [`ErrorEvents`]).
 /// Responses are passed on as they are, whatever their status.
+///
+/// What such a response stands for is among its extensions: the [`Outcome`](backstop_core::Outcome),
+/// and where a failover has tried its targets in vain its [`Trace`]. [`Trace::of`] finds it there as
+/// it does with a target's own answer.
 ///
 /// The dialect is the one given here, or the [`Dialect`] among the request's extensions.
 ///
@@ -194,7 +198,10 @@ where
                 None => return Poll::Pending,
             },
         };
-        let response = error_response(dialect, &outcome_of(&*error));
+        let mut response = error_response(dialect, &outcome_of(&*error));
+        if let Some(trace) = Trace::find(&*error) {
+            response.extensions_mut().insert(trace.clone());
+        }
         Poll::Ready(Ok(response.map(|body| ResponseBody {
             kind: Source::Error { body },
         })))
