@@ -29,7 +29,7 @@ enum Command {
     /// Check a configuration file, and say what is wrong with it.
     ///
     /// All problems are listed with their line, the key and what was expected; what has no effect
-    /// is noted. No key is needed and nothing is sent.
+    /// or looks unfinished is noted. No key is needed and nothing is sent.
     Check(ConfigFile),
     /// Show how calls survive a failing model: no key, no configuration, no network.
     ///
@@ -79,8 +79,8 @@ fn read(file: &ConfigFile) -> Result<Config, BoxError> {
 
 fn check(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
-    for unused in config.unused() {
-        note(&unused);
+    for what in config.notes() {
+        note(&what);
     }
     say(&format_args!(
         "{} is valid: {}, {}, to listen on {}",
@@ -101,8 +101,8 @@ fn counted(number: usize, what: &str) -> String {
 fn serve(file: &ConfigFile) -> Result<(), BoxError> {
     let config = read(file)?;
     logs::start();
-    for unused in config.unused() {
-        tracing::warn!("{unused}");
+    for what in config.notes() {
+        tracing::warn!("{what}");
     }
     let secrets = Secrets::look_up(&config, |name| std::env::var(name).ok())?;
     tokio::runtime::Builder::new_multi_thread()

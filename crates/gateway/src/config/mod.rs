@@ -89,8 +89,8 @@ impl Config {
         keys.chain(cache).chain(shared)
     }
 
-    /// What is right but has no effect: most likely something else was forgotten.
-    pub(crate) fn unused(&self) -> Vec<String> {
+    /// What may be right, but most likely something was forgotten.
+    pub(crate) fn notes(&self) -> Vec<String> {
         let is_unused = |name: &&Arc<str>| !self.models.iter().any(|m| m.targets.contains(name));
         let targets = self.targets.keys().filter(is_unused);
         let targets =
@@ -98,7 +98,14 @@ impl Config {
         let has_unused_cache = self.cache.is_some() && !self.models.iter().any(|m| m.cache);
         let cache = has_unused_cache
             .then(|| "cache: no [[model]] has `cache = true`, so nothing is kept".to_owned());
-        targets.chain(cache).collect()
+        let pathless = self.targets.iter().filter_map(|(name, target)| {
+            let path = target.missing_path()?;
+            Some(format!(
+                "target.{name}.base_url: has no path, and this provider's API is at one such as \
+                 `{path}`"
+            ))
+        });
+        targets.chain(pathless).chain(cache).collect()
     }
 
     fn read(mut root: Table<'_>) -> Option<Self> {

@@ -56,11 +56,52 @@ pub(crate) struct Timeouts {
     pub(crate) idle: Duration,
 }
 
+/// The paths of the providers' APIs, by their references. Who answers without one as well is not
+/// here (DeepSeek, Perplexity, llama.cpp, LiteLLM).
+const PATHS: &[(Provider, &str)] = &[
+    (Provider::Anthropic, "/v1"),
+    (Provider::Azure, "/openai/v1"),
+    (Provider::Bedrock, "/openai/v1"),
+    (Provider::Cerebras, "/v1"),
+    (Provider::Cohere, "/compatibility/v1"),
+    (Provider::Fireworks, "/inference/v1"),
+    (Provider::Google, "/v1beta/openai"),
+    (Provider::Groq, "/openai/v1"),
+    (Provider::HuggingFace, "/v1"),
+    (Provider::MiniMax, "/v1"),
+    (Provider::Mistral, "/v1"),
+    (Provider::Moonshot, "/v1"),
+    (Provider::Nvidia, "/v1"),
+    (Provider::Ollama, "/v1"),
+    (Provider::OpenAi, "/v1"),
+    (Provider::OpenRouter, "/api/v1"),
+    (Provider::Tgi, "/v1"),
+    (Provider::Together, "/v1"),
+    (Provider::Vllm, "/v1"),
+    (Provider::Xai, "/v1"),
+    (Provider::Zai, "/api/paas/v4"),
+];
+
 impl Target {
     /// Whether there is something that a request can need and the target cannot do.
     pub(crate) fn lacks_something(&self) -> bool {
         let all = Needs::default().tools().vision().json_schema();
         self.guards.serves(&all).is_err()
+    }
+
+    /// The path at which its provider's API is, if there is one and `base_url` has none at all.
+    pub(crate) fn missing_path(&self) -> Option<&'static str> {
+        let has_path = !matches!(self.base_url.path(), "" | "/");
+        // Those that have Anthropic's dialect as well have it elsewhere, but for these.
+        let is_there = self.dialect == Dialect::OpenAiChat
+            || matches!(
+                self.provider,
+                Provider::Anthropic | Provider::Ollama | Provider::Vllm
+            );
+        let known = PATHS.iter().find(|(known, _)| *known == self.provider);
+        known
+            .filter(|_| is_there && !has_path)
+            .map(|(_, path)| *path)
     }
 }
 

@@ -87,6 +87,49 @@ fn what_has_no_effect_is_noted() {
 }
 
 #[test]
+fn a_path_that_is_missing_is_noted_where_the_provider_has_one() {
+    let with = |dialect: &str, url: &str| {
+        let config = CONFIG
+            .replace("\"openai\"", dialect)
+            .replace("http://127.0.0.1:1/v1", url);
+        assert!(config.contains(dialect) && config.contains(url), "{config}");
+        let (output, told) = with_config("check", &config);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        told
+    };
+    for (dialect, url, path) in [
+        ("\"openai\"", "https://api.openai.com", "/v1"),
+        ("\"openai\"", "https://api.groq.com/", "/openai/v1"),
+        (
+            "\"openai\"\nprovider = \"vllm\"",
+            "http://127.0.0.1:8000",
+            "/v1",
+        ),
+        ("\"anthropic\"", "https://api.anthropic.com", "/v1"),
+    ] {
+        assert_eq!(
+            with(dialect, url),
+            format!(
+                "note: target.a.base_url: has no path, and this provider's API is at one such as \
+                 `{path}`\n"
+            )
+        );
+    }
+    for (dialect, url) in [
+        // A path of one's own is one's own affair.
+        ("\"openai\"", "https://api.groq.com/v1"),
+        ("\"openai\"", "https://api.deepseek.com"),
+        ("\"openai\"", "http://127.0.0.1:8000"),
+        ("\"anthropic\"", "https://api.z.ai"),
+    ] {
+        assert_eq!(with(dialect, url), "");
+    }
+    let pathless = CONFIG.replace("http://127.0.0.1:1/v1", "https://api.openai.com");
+    let (_, told) = with_config("serve", &pathless);
+    assert!(told.contains("target.a.base_url: has no path"), "{told}");
+}
+
+#[test]
 fn the_example_is_right() {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/example.toml");
     let output = backstop(&["check", "--config", example]);
