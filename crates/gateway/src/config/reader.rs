@@ -302,11 +302,10 @@ impl<'a> Value<'a> {
     /// A duration with a unit, more than nothing and at most a day.
     pub(super) fn duration(&self) -> Option<Duration> {
         self.parse(
-            "a duration with a unit, such as \"250ms\", \"10s\" or \"2m\", from 1ms to 24h",
+            "a whole number of `ms`, `s`, `m` or `h`, such as \"250ms\" or \"10s\", from 1ms to 24h",
             |text| {
-                let duration = humantime::parse_duration(text).ok()?;
                 let range = Duration::from_millis(1)..=LONGEST;
-                range.contains(&duration).then_some(duration)
+                duration(text).filter(|duration| range.contains(duration))
             },
         )
     }
@@ -426,12 +425,23 @@ impl<'a> Value<'a> {
     }
 }
 
+/// `"250ms"`, `"10 s"`.
+fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = quantity(text)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(millis).map(Duration::from_millis)
+}
+
 /// `"16MiB"`, `"64 MB"`, `"1024"`.
 fn size(text: &str) -> Option<usize> {
-    let text = text.trim();
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let number: usize = text[..digits].parse().ok()?;
-    let unit = match text[digits..].trim_start() {
+    let (number, unit) = quantity(text)?;
+    let unit = match unit {
         "" | "B" => 1,
         "kB" | "KB" => 1000,
         "KiB" => 1 << 10,
@@ -441,7 +451,15 @@ fn size(text: &str) -> Option<usize> {
         "GiB" => 1 << 30,
         _ => return None,
     };
-    number.checked_mul(unit)
+    number.checked_mul(unit)?.try_into().ok()
+}
+
+/// A whole number and its unit.
+fn quantity(text: &str) -> Option<(u64, &str)> {
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let number = text[..digits].parse().ok()?;
+    Some((number, text[digits..].trim_start()))
 }
 
 /// The name that was probably meant.

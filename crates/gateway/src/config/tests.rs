@@ -581,8 +581,8 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "drain = \"3s\"",
             "drain = 3",
-            "line 4: drain: expected a duration with a unit, such as \"250ms\", \"10s\" or \
-             \"2m\", from 1ms to 24h, found an integer",
+            "line 4: drain: expected a whole number of `ms`, `s`, `m` or `h`, such as \"250ms\" or \
+             \"10s\", from 1ms to 24h, found an integer",
         ),
         (
             "drain = \"3s\"",
@@ -666,8 +666,8 @@ fn says_which_key_on_which_line_and_what_was_expected() {
         (
             "first_token = \"11s\"",
             "first_token = \"0s\"",
-            "line 12: target.primary.timeout.first_token: expected a duration with a unit, such \
-             as \"250ms\", \"10s\" or \"2m\", from 1ms to 24h",
+            "line 12: target.primary.timeout.first_token: expected a whole number of `ms`, `s`, `m` \
+             or `h`, such as \"250ms\" or \"10s\", from 1ms to 24h",
         ),
         (
             "api_key_env = \"AZURE_KEY\"\n",
@@ -734,6 +734,61 @@ fn says_which_key_on_which_line_and_what_was_expected() {
     ];
     for (from, to, expected) in cases {
         assert_eq!(wrong(from, to), expected, "{to}");
+    }
+}
+
+#[test]
+fn durations_and_sizes_are_those_that_are_documented() {
+    let drain = |text: &str| {
+        let config = Config::parse(&WHOLE.replace("\"3s\"", &format!("\"{text}\"")));
+        config.ok().map(|config| config.drain)
+    };
+    for (text, millis) in [
+        ("250ms", 250),
+        ("10 s", 10_000),
+        ("2m", 120_000),
+        ("24h", 86_400_000),
+    ] {
+        assert_eq!(drain(text), Some(Duration::from_millis(millis)), "{text}");
+    }
+    for text in [
+        "",
+        "10",
+        "s",
+        "30sec",
+        "1m 30s",
+        "1.5s",
+        "-1s",
+        "1d",
+        "10S",
+        "0s",
+        "25h",
+        "999us",
+        "18446744073709551615h",
+    ] {
+        assert_eq!(drain(text), None, "{text}");
+    }
+    let max_body = |text: &str| {
+        let config = Config::parse(&WHOLE.replace("\"1MiB\"", text));
+        config.ok().map(|config| config.max_body)
+    };
+    for (text, bytes) in [
+        ("65536", 65_536),
+        ("\"65536\"", 65_536),
+        ("\"2kB\"", 2000),
+        ("\"2 MiB\"", 2 << 20),
+        ("\"1GB\"", 1_000_000_000),
+    ] {
+        assert_eq!(max_body(text), Some(bytes), "{text}");
+    }
+    for text in [
+        "0",
+        "\"\"",
+        "\"2mb\"",
+        "\"1.5MiB\"",
+        "\"18446744073709551615GiB\"",
+    ] {
+        assert_eq!(max_body(text), None, "{text}");
     }
 }
 
