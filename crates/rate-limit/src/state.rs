@@ -369,6 +369,8 @@ impl Word {
         let in_force = self.until() > refusal.now;
         let strikes = match (refusal.given, is_news) {
             (Some(_), _) => self.strikes(),
+            // The server has said how long. A guess that took its place would protect nothing.
+            (None, _) if in_force && self.given() => return None,
             (None, true) => (self.strikes() + 1).min(Self::STRIKES_MAX),
             // The same incident as the one remembered.
             (None, false) if in_force => return None,

@@ -54,6 +54,8 @@ proptest! {
     fn the_memory_keeps_its_rules(acts in acts()) {
         let state = State::new();
         let mut plain = [Plain::default(); 3];
+        // The longest that the server has said since a success.
+        let mut promised = [0; 3];
         let mut noticed = 0;
         let mut now = 1;
         for (after, act) in acts {
@@ -77,7 +79,7 @@ proptest! {
                     noticed = noticed.max(now);
                     let (strikes, until) = match given {
                         Some(given) => (before.strikes, now + given),
-                        None if !is_news && in_force => (before.strikes, 0),
+                        None if in_force && (before.given || !is_news) => (before.strikes, 0),
                         None => {
                             let strikes = if is_news { before.strikes + 1 } else { before.strikes.max(1) };
                             (strikes, now + back_off(strikes.min(31)))
@@ -90,8 +92,11 @@ proptest! {
                         plain[kind] = Plain { until, strikes, given: given.is_some() };
                     }
                     // The law the rules are for.
-                    if in_force && before.given {
-                        prop_assert!(plain[kind].until >= before.until);
+                    if let Some(given) = given {
+                        promised[kind] = promised[kind].max(now + given);
+                    }
+                    if promised[kind] > now {
+                        prop_assert!(state.in_force(now).is_some_and(|limit| limit.until >= promised[kind]));
                     }
                 }
                 Act::Succeeded { sent } => {
@@ -102,6 +107,7 @@ proptest! {
                             plain.until = plain.until.min(now);
                             plain.strikes = 0;
                         }
+                        promised = [0; 3];
                     }
                 }
                 Act::Asked => {
@@ -186,6 +192,29 @@ fn a_ramp_belongs_to_one_limit() {
     let ramp = Ramp(0).since(7).next().next();
     assert_eq!(ramp.since(7).count(), 2);
     assert_eq!(ramp.since(8).count(), 0);
+}
+
+/// Sent in the moment in which another one learns of the limit, a request is refused once more.
+#[test]
+fn a_guess_does_not_leave_what_the_server_said_unprotected() {
+    let state = State::new();
+    let refused = |now, sent, given: Option<Micros>| {
+        let refusal = Refusal {
+            kind: LimitKind::Throttled,
+            scope: Scope::Model,
+            now,
+            sent,
+            given,
+        };
+        state.notice(&refusal, |strikes| {
+            given.unwrap_or_else(|| back_off(strikes))
+        })
+    };
+    assert_eq!(refused(10, None, Some(50)), Some(60));
+    assert_eq!(refused(12, Some(11), None), None, "a guess of 100");
+    assert_eq!(refused(13, None, Some(5)), None, "shorter");
+    assert_eq!(state.in_force(59).map(|limit| limit.until), Some(60));
+    assert_eq!(refused(14, None, Some(70)), Some(84), "longer");
 }
 
 #[test]
