@@ -222,6 +222,9 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
     /// left of any limit that its answers state, or fewer tokens than a request is estimated to
     /// cost. Never by default; 0.05 is a good reserve, and 0 looks at the estimate alone.
     ///
+    /// What an answer says is believed until the limit is full again, at most for the cap of
+    /// [`quota`](Self::quota), whatever reset it states.
+    ///
     /// Meanwhile a request that is marked as an attempt with others to follow (an
     /// [`Attempt`](backstop_core::Attempt) extension that is not the last) is answered here, as if
     /// throttled but with the scope of the request, so that it moves on and nothing is benched. Any

@@ -253,7 +253,8 @@ impl<O: Observer> Memory<O> {
             Some(key) => self.scopes.keyed.get_or_insert(key, now),
             None => Arc::clone(&self.scopes.whole),
         };
-        if let Some(share) = scoped.level.update(headroom, reserve, now) {
+        let cap = self.config.quota.cap;
+        if let Some(share) = scoped.level.update(headroom, reserve, cap, now) {
             self.shifted(share);
         }
     }

@@ -81,9 +81,16 @@ impl Default for BytesPerToken {
 // === impl Level ===
 
 impl Level {
-    /// Takes over what an answer says. Returns the share that is left if it is below `reserve` and
-    /// that is news.
-    pub(crate) fn update(&self, headroom: &Headroom, reserve: f64, now: Micros) -> Option<f64> {
+    /// Takes over what an answer says, and believes it until the limit is full again, at most for
+    /// `cap`. Returns the share that is left if it is below `reserve` and that is news.
+    pub(crate) fn update(
+        &self,
+        headroom: &Headroom,
+        reserve: f64,
+        cap: Duration,
+        now: Micros,
+    ) -> Option<f64> {
+        let reset = |allowance| reset(allowance).min(cap);
         let tokens = headroom
             .iter()
             .filter(|allowance| counts_prompts(allowance.dimension))
@@ -110,7 +117,18 @@ impl Level {
             0
         };
         self.spacing.store(spacing, Ordering::Relaxed);
-        let word = Tightest::new(share, now.saturating_add(micros(reset)));
+        let until = now.saturating_add(micros(reset));
+        let is_spent = tightest.remaining == Some(0) && !counts_prompts(tightest.dimension);
+        let next = if is_spent {
+            // Not even one is left to begin with.
+            until
+        } else {
+            // What was sent before was sent by now, and is spaced by what is known now.
+            let next = self.next.load(Ordering::Acquire);
+            next.min(now.saturating_add(spacing))
+        };
+        self.next.store(next, Ordering::Release);
+        let word = Tightest::new(share, until);
         let before = Tightest(self.tightest.swap(word.0, Ordering::AcqRel));
         let is_news = before.share() >= reserve || before.until() <= now;
         (share < reserve && is_news).then_some(share)

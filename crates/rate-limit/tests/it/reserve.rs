@@ -160,6 +160,57 @@ async fn pacing_ends_at_its_limit_and_then_the_request_is_sent() {
     assert_eq!(at, [0, 0, 5]);
 }
 
+/// Pauses before the requests that follow an answer, one after the other, in milliseconds.
+async fn pauses<const N: usize>(answers: impl IntoIterator<Item = Response<Body>>) -> [u128; N] {
+    let model = Model::script(answers);
+    let service = builder(&Log::default())
+        .pace_up_to(Duration::MAX)
+        .build()
+        .expect("valid")
+        .layer(model);
+    service.clone().oneshot(request()).await.expect("sent");
+    let mut pauses = [0; N];
+    for pause in &mut pauses {
+        let start = Instant::now();
+        service.clone().oneshot(request()).await.expect("sent");
+        *pause = (Instant::now() - start).as_millis();
+    }
+    pauses
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_nothing_left_even_the_first_waits() {
+    for dimension in [Dimension::Requests, Dimension::OutputTokens] {
+        let spent = stating(left(dimension, 100, 0, 30 * SECOND));
+        assert_eq!(pauses([spent]).await, [30_000, 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_answer_decides_how_far_apart_requests_are() {
+    // One for thirty seconds, then three for three.
+    let second = stating(left(Dimension::Requests, 100, 3, 3 * SECOND));
+    assert_eq!(pauses([requests_left(1), second]).await, [0, 1_000, 1_000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strange_reset_keeps_nobody_away_for_longer_than_the_cap() {
+    let day = 24 * 60 * 60 * SECOND;
+    for reset in [Duration::MAX, Duration::from_secs(1_000_000_000_000)] {
+        let strange = || stating(left(Dimension::Requests, 100, 0, reset));
+        assert_eq!(pauses([strange()]).await, [day.as_millis(), 0]);
+
+        let layer = builder(&Log::default()).build().expect("valid");
+        let service = layer.layer(Model::script([strange()]));
+        service.clone().oneshot(request()).await.expect("sent");
+        let error = service.clone().oneshot(attempt(false)).await;
+        let outcome = outcome_of(&*error.expect_err("elsewhere"));
+        assert_eq!(outcome.retry_after().expect("a wait").delay, day);
+        advance(day).await;
+        assert!(service.oneshot(attempt(false)).await.is_ok());
+    }
+}
+
 /// Who was paced when the limit came has as much patience with it as everybody else.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_comes_while_a_request_is_paced_is_waited_out() {
