@@ -103,6 +103,40 @@ pub(crate) fn from_text(text: &str) -> Option<Duration> {
         })
 }
 
+/// The wait until a time that a message names: "You will regain access on 2026-02-01 at 00:00 UTC."
+///
+/// A time without a zone is nobody's, and no hint.
+pub(crate) fn from_text_until(text: &str, now: SystemTime) -> Option<Duration> {
+    const PHRASES: &[&str] = &[
+        "regain access on",
+        "regain access at",
+        "reset at",
+        "resets at",
+        "reset on",
+        "resets on",
+    ];
+    let lower = text.to_ascii_lowercase();
+    PHRASES.iter().find_map(|phrase| {
+        let (_, rest) = lower.split_once(phrase)?;
+        let rest = rest.trim_start_matches([' ', ':']);
+        let (day, rest) = rest.split_at_checked("2026-02-01".len())?;
+        let rest = rest.strip_prefix(" at").unwrap_or(rest);
+        let rest = rest.trim_start_matches([' ', 't']);
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != ':')?;
+        let (time, zone) = rest.split_at(end);
+        let seconds = if time.len() == "00:00".len() {
+            ":00"
+        } else {
+            ""
+        };
+        let zone = zone.trim_start();
+        if !(zone.starts_with("utc") || zone.starts_with("gmt") || zone.starts_with('z')) {
+            return None;
+        }
+        until(&format!("{day}T{time}{seconds}Z"), now)
+    })
+}
+
 /// A Go-style duration as a whole: `1s`, `6m0s`, `59.97ms`, `1h2m3.5s`; also words, `45 seconds`.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let text = text.trim();
@@ -324,6 +358,29 @@ mod tests {
     }
 
     #[test]
+    fn times_in_words() {
+        let now = date("2026-01-31T23:00:00Z").unwrap();
+        let hour = Some(Duration::from_secs(3_600));
+        for (text, expected) in [
+            ("You will regain access on 2026-02-01 at 00:00 UTC.", hour),
+            ("Your quota resets at 2026-02-01T00:00:00Z", hour),
+            ("It will reset at: 2026-02-01 00:00:00 GMT.", hour),
+            (
+                "You will regain access on 2026-01-01 at 00:00 UTC.",
+                Some(Duration::ZERO),
+            ),
+            ("Your limit will reset at 2026-02-01 00:00:00", None),
+            ("Your limit will reset at 2026-02-01 00:00:00 CET", None),
+            ("You will regain access on 2026-02-31 at 00:00 UTC.", None),
+            ("You will regain access on the first.", None),
+            ("resets at", None),
+            ("resets on \u{20ac}\u{20ac}\u{20ac}\u{20ac}", None),
+        ] {
+            assert_eq!(from_text_until(text, now), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn should_retry_is_a_word() {
         assert_eq!(
             should_retry(&headers(&[("x-should-retry", "TRUE")])),
@@ -360,6 +417,7 @@ mod tests {
                 }
             }
             let _ = from_text(&format!("try again in {value}"));
+            let _ = from_text_until(&format!("resets at {value}"), SystemTime::UNIX_EPOCH);
         }
     }
 }

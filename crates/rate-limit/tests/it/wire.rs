@@ -8,13 +8,13 @@ use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
 use backstop_testkit::model::{Refusal, Reply, Scripted};
 use backstop_wire::{ClassifyHttp, Dialect, Provider, answer::AnswerLayer};
 use bytes::Bytes;
-use http::Request;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use proptest::prelude::*;
 use tokio::time::Instant;
-use tower::{ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
 
-use crate::support::Log;
+use crate::support::{self, Log, whole};
 
 type Call = BoxCloneSyncService<Request<Full<Bytes>>, (http::response::Parts, Bytes), String>;
 
@@ -107,6 +107,32 @@ async fn a_spent_quota_is_no_rate_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_quota_is_spent_until_the_time_that_the_refusal_names() {
+    let refusal = Response::builder()
+        .status(400)
+        .header("content-type", "application/json")
+        .header("date", "Sat, 31 Jan 2026 21:00:00 GMT")
+        .body(whole(
+            r#"{"type":"error","error":{"type":"invalid_request_error","message":"You have reached your specified API usage limits. You will regain access on 2026-02-01 at 00:00 UTC."}}"#,
+        ));
+    let model = support::Model::script([refusal.expect("valid")]);
+    let classify = ClassifyHttp::new(Dialect::Anthropic).provider(Provider::Anthropic);
+    let layer = RateLimitLayer::builder("claude", classify).jitter(0.0);
+    let layer = layer.build().expect("valid");
+    let service = layer.layer(model.clone());
+    let send = || service.clone().oneshot(support::request());
+    send().await.expect("passed on");
+    let limit = layer.handle().limits()[0];
+    assert_eq!(limit.kind, Kind::QuotaExhausted);
+    assert_eq!(limit.remaining, Duration::from_secs(3 * 60 * 60));
+    tokio::time::advance(limit.remaining - Duration::from_millis(1)).await;
+    assert!(send().await.is_err(), "a moment early");
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert!(send().await.is_ok());
+    assert_eq!(model.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mistake_of_the_caller_is_no_limit() {
     let (model, log) = (Scripted::new("gpt"), Log::default());
     model.always(Reply::refuse(Refusal::ContextTooLong));
@@ -119,8 +145,17 @@ async fn a_mistake_of_the_caller_is_no_limit() {
 }
 
 async fn told(retry_after: &str) -> (Duration, Log) {
+    told_by(&[("retry-after", retry_after)]).await
+}
+
+async fn told_by(headers: &[(&str, &str)]) -> (Duration, Log) {
     let (model, log) = (Scripted::new("gpt"), Log::default());
-    model.push(Reply::refuse(Refusal::RateLimited).header("retry-after", retry_after));
+    let refusal = Reply::refuse(Refusal::RateLimited);
+    model.push(
+        headers
+            .iter()
+            .fold(refusal, |reply, (name, value)| reply.header(name, value)),
+    );
     let (call, handle) = stack(&model, &log);
     let start = Instant::now();
     call.clone().oneshot(request(false)).await.expect("sent");
@@ -154,6 +189,52 @@ async fn strange_waits_are_bounded() {
             waits.contains(&remaining.as_millis()),
             "{value:?}: {remaining:?}"
         );
+    }
+}
+
+/// A wait is read from several headers, and each of them may hold anything.
+#[tokio::test(start_paused = true)]
+async fn strange_waits_are_bounded_wherever_they_are_read() {
+    for (name, source) in [
+        ("retry-after-ms", HintSource::RetryAfterMs),
+        ("x-ms-retry-after-ms", HintSource::RetryAfterMs),
+        ("x-amz-retry-after", HintSource::Header),
+        ("grpc-retry-pushback-ms", HintSource::Header),
+        ("x-ratelimit-reset-requests", HintSource::Reset),
+    ] {
+        let spent = [
+            ("x-ratelimit-limit-requests", "100"),
+            ("x-ratelimit-remaining-requests", "0"),
+        ];
+        for (value, is_hint) in [
+            ("999999999999", true),
+            ("0", true),
+            ("1999", true),
+            ("-1", false),
+            ("NaN", false),
+            ("inf", false),
+            ("1e999", false),
+            ("soon", false),
+            ("", false),
+        ] {
+            let mut headers = vec![(name, value), ("date", "Mon, 23 Nov 2026 02:00:00 GMT")];
+            if source == HintSource::Reset {
+                headers.extend(spent);
+            }
+            let (remaining, log) = told_by(&headers).await;
+            let remaining = remaining.as_millis();
+            assert!(
+                (500..=60_000).contains(&remaining),
+                "{name}: {value}: {remaining}"
+            );
+            let by_it = log.count(&format!("noticed {source:?}"));
+            assert_eq!(
+                by_it,
+                usize::from(is_hint),
+                "{name}: {value}: {:?}",
+                log.events()
+            );
+        }
     }
 }
 

@@ -344,7 +344,10 @@ fn hint(kind: Kind, headers: &HeaderMap, envelope: &Envelope) -> Option<RetryAft
         Some(found(delay, HintSource::Body))
     };
     let said = || {
-        let delay = reports().find_map(|report| hints::from_text(&report.text))?;
+        let delay = reports().find_map(|report| {
+            hints::from_text(&report.text)
+                .or_else(|| hints::from_text_until(&report.text, hints::clock(headers)?))
+        })?;
         Some(found(delay, HintSource::Text))
     };
     let reset = || {
