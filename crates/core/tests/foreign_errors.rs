@@ -12,7 +12,9 @@
 
 use std::{error::Error, future::pending, io, time::Duration};
 
-use backstop_core::{BoxError, Elapsed, Failure, Kind, Outcome, Phase, Scope, outcome_of};
+use backstop_core::{
+    BoxError, Elapsed, Failure, HintSource, Kind, Outcome, Phase, Scope, outcome_of,
+};
 use bytes::Bytes;
 use futures_util::future::{join, ready};
 use http::{Request, Response, Uri};
@@ -294,6 +296,93 @@ fn a_status_of_grpc() {
     ] {
         assert_eq!(kind(&tonic::Status::new(code, "text")), expected, "{code}");
     }
+}
+
+/// The wait that a `RESOURCE_EXHAUSTED` asks for, and whether the target may be asked again.
+fn wait(push_back: Option<&'static str>, details: &[u8]) -> (Option<(Duration, HintSource)>, bool) {
+    let code = tonic::Code::ResourceExhausted;
+    let mut status = tonic::Status::with_details(code, "text", details.to_vec().into());
+    if let Some(push_back) = push_back {
+        let value = tonic::metadata::MetadataValue::from_static(push_back);
+        status
+            .metadata_mut()
+            .insert("grpc-retry-pushback-ms", value);
+    }
+    let outcome = outcome_of(&status);
+    assert_eq!(outcome.kind(), Kind::Throttled);
+    let hint = outcome.retry_after().map(|hint| (hint.delay, hint.source));
+    (hint, outcome.may_repeat())
+}
+
+/// A `google.rpc.Status` with a `google.rpc.RetryInfo`, behind another detail.
+fn retry_info(seconds: &[u8], nanos: &[u8]) -> Vec<u8> {
+    fn part(number: u8, bytes: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(bytes.len()).unwrap();
+        [&[number << 3 | 2, length], bytes].concat()
+    }
+    let any = |name: &str, value: &[u8]| {
+        let url = format!("type.googleapis.com/google.rpc.{name}");
+        part(3, &[part(1, url.as_bytes()), part(2, value)].concat())
+    };
+    let number = |number: u8, varint: &[u8]| match varint {
+        [] => Vec::new(),
+        _ => [&[number << 3], varint].concat(),
+    };
+    let duration = [number(1, seconds), number(2, nanos)].concat();
+    [
+        vec![1 << 3, 8],
+        part(2, b"text"),
+        any("QuotaFailure", &part(1, b"")),
+        any("RetryInfo", &part(1, &duration)),
+    ]
+    .concat()
+}
+
+#[test]
+fn a_status_says_how_long_to_wait() {
+    let (by_header, by_detail) = (HintSource::Header, HintSource::Body);
+    let seven = retry_info(&[7], &[]);
+    assert_eq!(wait(None, b""), (None, true));
+    assert_eq!(
+        wait(None, &seven),
+        (Some((Duration::from_secs(7), by_detail)), true)
+    );
+    let half = retry_info(&[], &[0x80, 0xca, 0xb5, 0xee, 0x01]);
+    assert_eq!(
+        wait(None, &half),
+        (Some((Duration::from_millis(500), by_detail)), true)
+    );
+    assert_eq!(
+        wait(Some("250"), &seven),
+        (Some((Duration::from_millis(250), by_header)), true)
+    );
+    // What forbids another try says nothing of when.
+    assert_eq!(
+        wait(Some("-1"), &seven),
+        (Some((Duration::from_secs(7), by_detail)), false)
+    );
+    for push_back in ["-1", "NaN", "soon", "", "99999999999999999999999"] {
+        assert_eq!(wait(Some(push_back), b""), (None, false), "{push_back}");
+    }
+    // Absurd, and for whoever acts on it to cap.
+    let (hint, _) = wait(Some("1000000000000"), b"");
+    assert_eq!(hint, Some((Duration::from_secs(1_000_000_000), by_header)));
+}
+
+#[test]
+fn strange_details_are_no_wait() {
+    let minus_one = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+    for (seconds, nanos) in [(&minus_one[..], &[][..]), (&[1], &minus_one)] {
+        assert_eq!(wait(None, &retry_info(seconds, nanos)).0, None);
+    }
+    // A second is too many nanoseconds.
+    let second = [0x80, 0x94, 0xeb, 0xdc, 0x03];
+    assert_eq!(wait(None, &retry_info(&[], &second)).0, None);
+    let whole = retry_info(&[7], &[]);
+    for cut in 0..whole.len() {
+        assert_eq!(wait(None, &whole[..cut]).0, None, "{cut}");
+    }
+    assert_eq!(wait(None, &[0xff; 64]).0, None);
 }
 
 #[test]

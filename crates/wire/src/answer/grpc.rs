@@ -251,6 +251,21 @@ mod tests {
     }
 
     #[test]
+    fn a_status_from_another_process_still_says_how_long() {
+        let delay = Duration::from_millis(34_400);
+        let outcome = Outcome::new(Kind::Throttled).with_retry_after(delay, HintSource::Local);
+        let mut status = grpc_status(&outcome);
+        let heard = |status: &Status| {
+            let outcome = outcome_of(status);
+            assert_eq!(outcome.kind(), Kind::Throttled);
+            outcome.retry_after().map(|hint| (hint.delay, hint.source))
+        };
+        assert_eq!(heard(&status), Some((delay, HintSource::Header)));
+        status.metadata_mut().remove("grpc-retry-pushback-ms");
+        assert_eq!(heard(&status), Some((delay, HintSource::Body)));
+    }
+
+    #[test]
     fn a_status_stays_what_it_is() {
         let error: BoxError = Box::new(Status::permission_denied("no"));
         assert_eq!(of_error(error).code(), Code::PermissionDenied);
