@@ -8,11 +8,11 @@ use backstop_cache::{
     CacheConfig, CachedFallback, CachedFallbackLayer, Entry, Key, KeySecret, MemoryStore,
     ProducedBy, Store, Tenant,
 };
-use backstop_core::{
-    BoxError, Classify, ClassifyStream, End, FrozenRequest, Kind, Outcome, Progress, Step, Verdict,
-    body::Replayable, outcome_of,
+use backstop_core::{BoxError, FrozenRequest, Kind, body::Replayable};
+use backstop_testkit::{
+    body::{self, Bytewise},
+    laws,
 };
-use backstop_testkit::{body, laws};
 use backstop_wire::{ClassifyHttp, Dialect, recorder::HttpRecorder};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -91,43 +91,6 @@ async fn the_laws_of_tower() {
     }
 }
 
-/// Every byte is a token and a clean end a proper one, unless the head decides.
-#[derive(Clone, Copy)]
-struct Bytewise(Option<Kind>);
-
-struct BytewiseStream;
-
-impl<Req, Res> Classify<Req, Res> for Bytewise {
-    type Call = ();
-    type Stream = BytewiseStream;
-
-    fn on_request(&self, _: &Req) {}
-
-    fn on_response(&self, (): &(), _: &Res) -> Verdict<BytewiseStream> {
-        match self.0 {
-            Some(kind) => Verdict::Now(Outcome::new(kind)),
-            None => Verdict::AtEnd(BytewiseStream),
-        }
-    }
-}
-
-impl ClassifyStream for BytewiseStream {
-    fn on_data(&mut self, chunk: &[u8]) -> Step {
-        Step::progress(if chunk.is_empty() {
-            Progress::None
-        } else {
-            Progress::Token
-        })
-    }
-
-    fn on_end(&mut self, end: End<'_>) -> Outcome {
-        match end {
-            End::Error(error) => outcome_of(error),
-            End::Clean(_) | End::Dropped => Outcome::success(),
-        }
-    }
-}
-
 /// The body that is passed on when the model answers with `inner`.
 fn wrap(tenant: Found, classify: Bytewise, inner: body::Inner) -> UnsyncBoxBody<Bytes, BoxError> {
     let answer = Arc::new(tokio::sync::Mutex::new(Some(inner)));
@@ -152,13 +115,13 @@ fn wrap(tenant: Found, classify: Bytewise, inner: body::Inner) -> UnsyncBoxBody<
 /// an answer to nobody.
 #[tokio::test(start_paused = true)]
 async fn the_laws_of_bodies() {
-    for (tenant, decided) in [
-        (SOMEBODY, None),
-        (SOMEBODY, Some(Kind::Success)),
-        (SOMEBODY, Some(Kind::Rejected)),
-        (NOBODY, None),
+    for (tenant, classify) in [
+        (SOMEBODY, Bytewise::default()),
+        (SOMEBODY, Bytewise::decided(Kind::Success)),
+        (SOMEBODY, Bytewise::decided(Kind::Rejected)),
+        (NOBODY, Bytewise::default()),
     ] {
-        body::check(|inner| wrap(tenant, Bytewise(decided), inner))
+        body::check(|inner| wrap(tenant, classify, inner))
             .await
             .unwrap();
     }

@@ -2,65 +2,16 @@
 
 use std::task::Poll;
 
-use backstop_core::{
-    BoxError, Classify, ClassifyErrors, ClassifyStream, End, Kind, Outcome, Progress, Step, Typed,
-    Verdict, body::Replayable, outcome_of,
-};
+use backstop_core::{BoxError, ClassifyErrors, Kind, Typed, body::Replayable};
 use backstop_failover::{Failover, FailoverLayer, Hedge, Retry, Target};
-use backstop_testkit::{body, laws};
+use backstop_testkit::{
+    body::{self, Bytewise},
+    laws,
+};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{Full, combinators::UnsyncBoxBody};
 use tower::{Layer, ServiceExt, service_fn};
-
-/// Every byte is a token, and a clean end is a proper one.
-#[derive(Clone, Copy)]
-struct Bytewise;
-
-struct BytewiseStream;
-
-impl<Req, Res> Classify<Req, Res> for Bytewise {
-    type Call = ();
-    type Stream = BytewiseStream;
-
-    fn on_request(&self, _: &Req) {}
-
-    fn on_response(&self, (): &(), _: &Res) -> Verdict<BytewiseStream> {
-        Verdict::AtEnd(BytewiseStream)
-    }
-}
-
-impl ClassifyStream for BytewiseStream {
-    fn on_data(&mut self, chunk: &[u8]) -> Step {
-        Step::progress(if chunk.is_empty() {
-            Progress::None
-        } else {
-            Progress::Token
-        })
-    }
-
-    fn on_end(&mut self, end: End<'_>) -> Outcome {
-        match end {
-            End::Error(error) => outcome_of(error),
-            End::Clean(_) | End::Dropped => Outcome::success(),
-        }
-    }
-}
-
-/// A head that decides.
-#[derive(Clone, Copy)]
-struct AtHead(Kind);
-
-impl<Req, Res> Classify<Req, Res> for AtHead {
-    type Call = ();
-    type Stream = BytewiseStream;
-
-    fn on_request(&self, _: &Req) {}
-
-    fn on_response(&self, (): &(), _: &Res) -> Verdict<BytewiseStream> {
-        Verdict::Now(Outcome::new(self.0))
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn the_laws_of_tower() {
@@ -111,7 +62,7 @@ async fn the_laws_of_tower_over_http() {
     };
     laws::check(
         |inner| {
-            FailoverLayer::new(Bytewise)
+            FailoverLayer::new(Bytewise::default())
                 .fallback(plain(inner.clone()))
                 .layer(plain(inner))
         },
@@ -123,15 +74,9 @@ async fn the_laws_of_tower_over_http() {
 }
 
 /// The body that a failover passes on, when its target answers with `inner`.
-fn wrap<C>(classify: C, inner: body::Inner) -> UnsyncBoxBody<Bytes, BoxError>
-where
-    C: Classify<Request<Replayable<Full<Bytes>>>, Response<body::Inner>, Call: 'static>
-        + Send
-        + Sync
-        + 'static,
-{
+fn wrap(classify: Bytewise, inner: body::Inner) -> UnsyncBoxBody<Bytes, BoxError> {
     let answer = std::sync::Arc::new(tokio::sync::Mutex::new(Some(inner)));
-    let target = service_fn(move |_: Request<_>| {
+    let target = service_fn(move |_: Request<Replayable<Full<Bytes>>>| {
         let answer = std::sync::Arc::clone(&answer);
         async move {
             let body = answer.lock().await.take();
@@ -174,11 +119,11 @@ impl http_body::Body for Failing {
 /// that is read as it passes, one that its head decides, and a refusal that is passed on.
 #[tokio::test(start_paused = true)]
 async fn the_laws_of_bodies() {
-    body::check(|inner| wrap(Bytewise, inner)).await.unwrap();
-    body::check(|inner| wrap(AtHead(Kind::Success), inner))
-        .await
-        .unwrap();
-    body::check(|inner| wrap(AtHead(Kind::Rejected), inner))
-        .await
-        .unwrap();
+    for classify in [
+        Bytewise::default(),
+        Bytewise::decided(Kind::Success),
+        Bytewise::decided(Kind::Rejected),
+    ] {
+        body::check(|inner| wrap(classify, inner)).await.unwrap();
+    }
 }

@@ -7,6 +7,8 @@
 //! second matters because hyper decides by those two methods how to frame a body and when to stop
 //! reading it, so that a wrapper with a small untruth loses frames only there.
 //!
+//! A wrapper that needs a classifier can have [`Bytewise`].
+//!
 //! ```
 //! use backstop_testkit::body;
 //!
@@ -31,7 +33,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use backstop_core::BoxError;
+use backstop_core::{
+    BoxError, Classify, ClassifyStream, End, Kind, Outcome, Progress, Step, Verdict, outcome_of,
+};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
@@ -87,6 +91,17 @@ pub struct Inner {
 /// The error of an [`Inner`] body that was told to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InnerError;
+
+/// A classifier for bodies that mean nothing: every byte is a token and a clean end a proper one,
+/// unless the head decides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bytewise {
+    decided: Option<Kind>,
+}
+
+/// The stream of a [`Bytewise`].
+#[derive(Debug)]
+pub struct BytewiseStream(());
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
@@ -529,6 +544,49 @@ impl fmt::Display for InnerError {
 }
 
 impl std::error::Error for InnerError {}
+
+// === impl Bytewise ===
+
+impl Bytewise {
+    /// One for which the head of every response decides: this kind.
+    #[must_use]
+    pub const fn decided(kind: Kind) -> Self {
+        Self {
+            decided: Some(kind),
+        }
+    }
+}
+
+impl<Req, Res> Classify<Req, Res> for Bytewise {
+    type Call = ();
+    type Stream = BytewiseStream;
+
+    fn on_request(&self, _: &Req) {}
+
+    fn on_response(&self, (): &(), _: &Res) -> Verdict<BytewiseStream> {
+        match self.decided {
+            Some(kind) => Verdict::Now(Outcome::new(kind)),
+            None => Verdict::AtEnd(BytewiseStream(())),
+        }
+    }
+}
+
+impl ClassifyStream for BytewiseStream {
+    fn on_data(&mut self, chunk: &[u8]) -> Step {
+        Step::progress(if chunk.is_empty() {
+            Progress::None
+        } else {
+            Progress::Token
+        })
+    }
+
+    fn on_end(&mut self, end: End<'_>) -> Outcome {
+        match end {
+            End::Error(error) => outcome_of(error),
+            End::Clean(_) | End::Dropped => Outcome::success(),
+        }
+    }
+}
 
 // === impl Violations ===
 
