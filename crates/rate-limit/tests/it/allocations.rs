@@ -1,13 +1,22 @@
 //! While nothing is limited, the layer allocates nothing.
 
-use std::{convert::Infallible, future::ready, pin::pin};
+use std::{
+    convert::Infallible,
+    future::ready,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use allocation_counter::measure;
-use backstop_core::{ClassifyErrors, Typed};
-use backstop_rate_limit::{Key, RateLimitLayer};
+use backstop_core::{ClassifyErrors, Failure, Kind, Outcome, Typed};
+use backstop_rate_limit::{Key, RateLimitLayer, Waits};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::runtime::Builder;
+use tokio::{runtime::Builder, time::advance};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::laws::Reads;
@@ -59,5 +68,46 @@ fn typed() {
         let ready = service.ready().await.expect("ready");
         assert!(ready.call(7).await.is_ok());
     });
+    assert_eq!(count, 0);
+}
+
+/// What a limit leaves behind is forgotten when it is over and requests succeed.
+#[test]
+fn after_a_limit() {
+    let limited = Arc::new(AtomicBool::new(true));
+    let model = service_fn(move |request: u64| {
+        let answer = if limited.swap(false, Ordering::Relaxed) {
+            Err(Failure::new(Outcome::new(Kind::Throttled)))
+        } else {
+            Ok(request)
+        };
+        ready(answer)
+    });
+    let service = RateLimitLayer::builder("a", ClassifyErrors)
+        .protocol::<Typed>()
+        .throttled(Waits::THROTTLED.backoff(Duration::from_millis(1), Duration::from_millis(1)))
+        .ramp(Duration::from_millis(1))
+        .build()
+        .expect("valid")
+        .layer(model);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let call = async || {
+        let mut service = service.clone();
+        let ready = service.ready().await.expect("ready");
+        ready.call(7).await.is_ok()
+    };
+    runtime.block_on(async {
+        assert!(!call().await, "refused");
+        assert!(!call().await, "answered here");
+        for _ in 0..2 {
+            advance(Duration::from_secs(1)).await;
+            assert!(call().await);
+        }
+    });
+    let count = measure(|| assert!(runtime.block_on(call()))).count_total;
     assert_eq!(count, 0);
 }

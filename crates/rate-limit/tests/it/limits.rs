@@ -1,8 +1,18 @@
 //! What is noticed, for how long it is remembered, and what callers are answered meanwhile.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use backstop_core::{BoxError, HintSource, Http, Kind, Outcome, Scope, outcome_of};
+use backstop_core::{
+    Allowance, BoxError, Dimension, Headroom, HintSource, Http, Kind, Outcome, Scope, Window,
+    outcome_of,
+};
 use backstop_rate_limit::{
     BytesPerToken, Key, OneKey, RateLimit, RateLimitLayer, ResponseBody, Waits,
 };
@@ -221,6 +231,64 @@ async fn server_given_waits_are_floored_and_capped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn processes_that_were_refused_together_return_apart_and_none_is_early() {
+    let mut returns = HashSet::new();
+    for _ in 0..100 {
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let service = layer.layer(Model::script([refusal(Some(7), "slow")]));
+        service.oneshot(request()).await.expect("sent");
+        let remaining = layer.handle().remaining(None).expect("limited");
+        assert!((7_000..=7_700).contains(&remaining.as_millis()));
+        returns.insert(remaining.as_millis() / 70);
+    }
+    // A tenth of the wait, in parts of a hundredth: a hundred throws leave one out next to never.
+    assert!(returns.len() >= 8, "{returns:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_even_a_part_of_a_microsecond_is_early() {
+    let nanos = Duration::from_nanos;
+    let model = Model::script([refusal(Some(7), "slow")]);
+    let service = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .build()
+        .expect("valid")
+        .layer(model);
+    advance(nanos(500)).await;
+    let start = Instant::now();
+    service.clone().oneshot(request()).await.expect("sent");
+    // The clock of a runtime moves by more than it is told to.
+    let wait = Duration::from_secs(7) - nanos(400);
+    while Instant::now() - start < wait {
+        assert!(service.clone().oneshot(request()).await.is_err());
+        advance(wait.saturating_sub(Instant::now() - start)).await;
+    }
+    let waited = Instant::now() - start;
+    let is_over = service.oneshot(request()).await.is_ok();
+    assert_eq!(is_over, waited >= Duration::from_secs(7), "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_back_off_has_an_end() {
+    let model = Model::new(|_| refusal(None, "slow"));
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .ramp(Duration::ZERO)
+        .build()
+        .expect("valid");
+    let service = layer.layer(model);
+    let mut waits = Vec::new();
+    for _ in 0..40 {
+        service.clone().oneshot(request()).await.expect("sent");
+        let remaining = layer.handle().remaining(None).expect("limited");
+        waits.push(remaining.as_secs());
+        advance(remaining).await;
+    }
+    assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+    assert!(waits[8..].iter().all(|wait| *wait == 60), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_concerns_one_request_benches_nothing() {
     for text in ["large", "minute"] {
         let model = Model::script([refusal(Some(7), text)]);
@@ -281,30 +349,102 @@ async fn the_scope_of_a_refusal_says_which_keys_are_limited() {
     }
 }
 
+/// Sends a request for a model by its number; what the model answers is its affair.
+async fn send<S>(service: &S, model: u32) -> Result<S::Response, S::Error>
+where
+    S: Service<Request<Body>> + Clone,
+{
+    let mut request = request();
+    request.headers_mut().insert("x-model", model.into());
+    service.clone().oneshot(request).await
+}
+
+fn by_model(request: &Request<Body>) -> Option<Key> {
+    Some(Key::model(request.headers().get("x-model")?))
+}
+
+fn model_key(model: u32) -> Key {
+    Key::model(http::HeaderValue::from(model))
+}
+
 #[tokio::test(start_paused = true)]
-async fn keys_are_bounded_and_the_limited_ones_are_kept() {
-    let model = Model::new(|_| refusal(Some(50), "slow"));
+async fn keys_are_bounded_and_the_newest_is_remembered() {
     let layer = RateLimitLayer::builder("a", TestClassify)
-        .key_by(|request: &Request<Body>| Some(Key::model(request.headers().get("x-model")?)))
+        .key_by(by_model)
         .capacity(64)
         .build()
         .expect("valid");
     let handle = layer.handle();
-    let service = layer.layer(model.clone());
-    let send = |model: u32| {
-        let mut request = request();
-        request.headers_mut().insert("x-model", model.into());
-        service.clone().oneshot(request)
-    };
+    let service = layer.layer(Model::new(|_| refusal(Some(50), "slow")));
     for model in 0..10_000 {
-        send(model).await.expect("sent, a key of its own");
+        send(&service, model).await.expect("a key of its own");
         advance(Duration::from_micros(10)).await;
     }
     let limits = handle.limits();
     assert!((48..=64).contains(&limits.len()), "{}", limits.len());
-    assert!(send(9_999).await.is_err(), "the newest is remembered");
-    handle.reset_key(Key::model(http::HeaderValue::from(9_999_u32)));
-    assert!(send(9_999).await.is_ok(), "forgotten at an operator's word");
+    assert!(send(&service, 9_999).await.is_err(), "remembered");
+    handle.reset_key(model_key(9_999));
+    assert!(
+        send(&service, 9_999).await.is_ok(),
+        "an operator's word: forgotten"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_limited_keys_those_in_use_are_kept() {
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .key_by(by_model)
+        .capacity(64)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let service = layer.layer(Model::new(|_| refusal(Some(50), "slow")));
+    for model in 0..2_000 {
+        if model > 0 {
+            assert!(send(&service, 0).await.is_err(), "{model}: asked for often");
+        }
+        send(&service, model).await.ok();
+        advance(Duration::from_micros(10)).await;
+    }
+    let is_kept = |model| handle.remaining(Some(model_key(model))).is_some();
+    assert!(is_kept(0));
+    let kept = |models: std::ops::Range<u32>| models.filter(|model| is_kept(*model)).count();
+    assert_eq!(kept(1..1_500), 0, "not used for the longest time");
+    assert!(kept(1_800..2_000) >= 48);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_keys_does_not_make_it_forget_a_limit() {
+    // The first 16 are limited; the others only say what is left, which is kept by key as well.
+    let model = Model::new(|index| match index {
+        0..16 => refusal(Some(50), "slow"),
+        _ => {
+            let mut headroom = Headroom::default();
+            headroom.insert(Allowance {
+                dimension: Dimension::Requests,
+                window: Window::Minute,
+                limit: Some(100),
+                remaining: Some(50),
+                reset: None,
+            });
+            let mut answer = success();
+            answer.extensions_mut().insert(headroom);
+            answer
+        }
+    });
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .key_by(by_model)
+        .capacity(512)
+        .shift_below(0.05)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let service = layer.layer(model);
+    for model in 0..5_000 {
+        send(&service, model).await.expect("a key of its own");
+        advance(Duration::from_micros(10)).await;
+    }
+    assert_eq!(handle.limits().len(), 16);
 }
 
 #[tokio::test(start_paused = true)]
@@ -377,6 +517,30 @@ async fn an_error_body_that_stalls_is_passed_on_and_still_heard() {
     let body = answer.into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "slow down");
     assert_eq!(handle.limits().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_of_an_error_body_is_held_than_allowed() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let chunks = stream::repeat_with(move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(Frame::data("slow ".into()))
+    });
+    let answer = Response::builder()
+        .status(429)
+        .body(StreamBody::new(chunks.take(1_000)).boxed_unsync())
+        .expect("valid");
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .peek(50, Duration::from_secs(1))
+        .build()
+        .expect("valid");
+    let service = layer.layer(Model::script([answer]));
+    let answer = service.oneshot(request()).await.expect("passed on");
+    assert!((10..=12).contains(&sent.load(Ordering::Relaxed)));
+    let body = answer.into_body().collect().await.expect("whole");
+    assert_eq!(body.to_bytes().len(), 5_000);
+    assert_eq!(layer.handle().limits().len(), 1, "and still heard");
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backstop_core::{Allowance, Attempt, Dimension, Headroom, Kind, Scope, Window, outcome_of};
-use backstop_rate_limit::{BytesPerToken, RateLimitBuilder, RateLimitLayer};
+use backstop_core::{
+    Allowance, Attempt, Deadline, Dimension, Headroom, Kind, Scope, Window, outcome_of,
+};
+use backstop_rate_limit::{BytesPerToken, Key, RateLimitBuilder, RateLimitLayer};
 use futures_util::future::join_all;
 use http::{Request, Response};
 use tokio::time::{Instant, advance, sleep};
@@ -176,6 +178,51 @@ async fn pauses<const N: usize>(answers: impl IntoIterator<Item = Response<Body>
         *pause = (Instant::now() - start).as_millis();
     }
     pauses
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_of_the_deadline_is_left_for_the_answer() {
+    let service = builder(&Log::default())
+        .pace_up_to(60 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(Model::script([requests_left(0)]));
+    service.clone().oneshot(request()).await.expect("sent");
+    let start = Instant::now();
+    let mut request = request();
+    let deadline = Deadline::after(start.into_std(), 10 * SECOND);
+    request.extensions_mut().insert(deadline);
+    service.oneshot(request).await.expect("sent");
+    assert_eq!(Instant::now() - start, 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_key_has_a_reserve_of_its_own() {
+    let layer = builder(&Log::default())
+        .key_by(|request: &Request<Body>| Some(Key::credential(request.headers().get("x-key")?)))
+        .build()
+        .expect("valid");
+    let service = layer.layer(Model::script([requests_left(0)]));
+    let send = |key: &'static str| {
+        let mut request = attempt(false);
+        let key = http::HeaderValue::from_static(key);
+        request.headers_mut().insert("x-key", key);
+        service.clone().oneshot(request)
+    };
+    assert!(send("alice").await.is_ok());
+    assert!(send("alice").await.is_err(), "nothing is left");
+    assert!(send("bob").await.is_ok());
+    assert!(service.clone().oneshot(attempt(false)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_word_gives_the_reserve_back() {
+    let layer = builder(&Log::default()).build().expect("valid");
+    let service = layer.layer(Model::script([requests_left(0)]));
+    service.clone().oneshot(request()).await.expect("sent");
+    assert!(service.clone().oneshot(attempt(false)).await.is_err());
+    layer.handle().reset();
+    assert!(service.oneshot(attempt(false)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
