@@ -1,13 +1,13 @@
 //! The HTTP client that asks the targets.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, iter::successors, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use backstop_core::{BoxError, body::Replayable};
 use backstop_timeout::{ConfigError, ConnectTimeout, ConnectTimeoutLayer};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    client::legacy::{Client as HyperClient, Error, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
@@ -26,6 +26,19 @@ const IDLE: Duration = Duration::from_secs(50);
 /// How often a connection is probed, so that one that a firewall forgot is noticed: HTTP/2 while
 /// requests are under way on it, TCP while nothing else is sent.
 const PING: Duration = Duration::from_secs(20);
+
+/// Says in the log why no connection to `target` was made. The outcome cannot: a host that does not
+/// exist, a certificate that nobody trusts and a port where nobody listens are all one to the caller.
+pub(crate) fn noting(target: Arc<str>) -> impl Fn(Error) -> Error + Clone {
+    move |error| {
+        if error.is_connect() {
+            let causes = successors(error.source(), |cause| (*cause).source());
+            let why: Vec<_> = causes.map(ToString::to_string).collect();
+            tracing::warn!(%target, why = why.join(": "), "no connection");
+        }
+        error
+    }
+}
 
 /// What TLS connections trust: the platform's certificates.
 #[derive(Clone, Debug)]

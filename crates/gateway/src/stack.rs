@@ -38,7 +38,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _, service_fn, util::BoxCloneSyncService};
 
 use crate::{
-    client::Tls,
+    client::{self, Tls},
     config::{self, Config, Order, StoreAt, TenantBy},
 };
 
@@ -222,6 +222,7 @@ fn service(
         .layer(RetargetLayer::new(retarget(name, target, secrets)?))
         .layer(rate_limit)
         .layer(timeout)
+        .map_err(client::noting(Arc::clone(name)))
         .service(tls.client(target.timeout.connect)?)
         .map_response(|response: Response<_>| response.map(Body::new));
     Ok((TargetService::new(service), limit))

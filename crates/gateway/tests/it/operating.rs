@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backstop_testkit::model::{Model, Reply};
+use backstop_testkit::model::{ClosedPort, Model, Reply};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::time::sleep;
@@ -93,6 +93,22 @@ async fn the_log_says_why_the_primary_did_not_answer_and_why_a_request_was_refus
     let request = request.body(full("")).unwrap();
     http1().request(request).await.unwrap();
     gateway.logged("why=\"there is nothing at this path").await;
+}
+
+#[tokio::test]
+async fn the_log_says_why_a_target_could_not_be_reached() {
+    let kind = KINDS[1];
+    let closed = ClosedPort::new().unwrap();
+    let nowhere = "http://no-such-host.invalid/v1";
+    let config = config(kind.word(), nowhere, &closed.base_url());
+    let mut gateway = Gateway::start(&config).await;
+    assert_eq!(gateway.ask(kind).await.status, 502);
+    let log = gateway.logged("answered").await;
+    for (target, why) in [("primary", "dns error: "), ("backup", "Connection refused")] {
+        let said = format!("no connection target={target} why=");
+        let line = log.lines().find(|line| line.contains(&said));
+        assert!(line.is_some_and(|line| line.contains(why)), "{log}");
+    }
 }
 
 #[tokio::test]

@@ -82,10 +82,12 @@ async fn a_target_is_asked_by_tls_in_the_version_it_offers_if_it_is_trusted() {
             let others = folder.path().join("other.pem");
             std::fs::write(&others, other.cert.pem()).unwrap();
             let distrust = [("SSL_CERT_FILE", others.to_str().unwrap())];
-            let gateway = Gateway::start_with(&config, &distrust).await;
+            let mut gateway = Gateway::start_with(&config, &distrust).await;
             let answer = gateway.ask(kind).await;
             assert_eq!(answer.text(kind), backup.text());
             assert_eq!(primary.log().len(), 1);
+            let log = gateway.logged("no connection target=primary").await;
+            assert!(log.contains("certificate"), "{log}");
         }
     }
 }
