@@ -136,8 +136,10 @@ async fn main() -> Result<(), BoxError> {
     let kept = Kept::default();
     let app = app(&[&large, &small], kept.clone())?;
     let print = |who: &str, (status, headers, body): (StatusCode, HeaderMap, Bytes)| {
-        let (mode, age) = (headers.get(MODE), headers.get(AGE));
-        println!("{who}: {status}, {mode:?}, age {age:?}");
+        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let mode = text(MODE).unwrap_or("nobody");
+        let age = text(AGE).map(|age| format!(", {age} s old"));
+        println!("{who}: {status}, {mode}{}", age.unwrap_or_default());
         println!("  {}", String::from_utf8_lossy(&body));
     };
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use axum::{Router, body::Body, routing::post_service};
 use backstop::{
-    core::{BoxError, RetargetLayer, Served, body::Replayable},
+    core::{BoxError, RetargetLayer, Served, Trace, body::Replayable},
     failover::{Failover, Target},
     rate_limit::RateLimitLayer,
     timeout::{Limits, TimeoutLayer},
@@ -54,6 +54,10 @@ async fn main() -> Result<(), BoxError> {
         .map_response(|response: http::Response<_>| {
             if let Some(served) = response.extensions().get::<Served>() {
                 println!("answered by {} ({})", served.target, served.mode.as_str());
+            }
+            // The answer to a call that nobody answered has it too.
+            if let Some(trace) = Trace::of(response.extensions()) {
+                println!("tried: {trace}");
             }
             response
         });

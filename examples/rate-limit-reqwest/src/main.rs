@@ -85,9 +85,12 @@ async fn main() -> Result<(), BoxError> {
     let (status, ..) = ask(service.clone(), &url).await?;
     println!("The model says {status} again, for longer.");
     let (status, headers, body) = ask(service, &url).await?;
+    let wait = headers
+        .get("retry-after")
+        .and_then(|wait| wait.to_str().ok());
     println!(
-        "The next request is answered here: {status}, {:?}",
-        headers.get("retry-after")
+        "The next request is answered here: {status}, retry-after: {}",
+        wait.unwrap_or("none")
     );
     println!("{}", String::from_utf8_lossy(&body));
     println!("Known limits: {:?}", handle.limits());

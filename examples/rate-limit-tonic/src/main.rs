@@ -85,10 +85,15 @@ async fn main() -> Result<(), BoxError> {
         answers = ask(channel, Duration::from_secs(3)) => answers,
         ended = serving => return Ok(ended?),
     };
-    for answer in answers {
+    let whose = [
+        "the model",
+        "the layer, in its stead",
+        "the model, after the wait",
+    ];
+    for (whose, answer) in whose.into_iter().zip(answers) {
         match answer {
-            Ok(text) => println!("{text}"),
-            Err(status) => println!("{:?}: {}", status.code(), status.message()),
+            Ok(text) => println!("{whose}: {text}"),
+            Err(status) => println!("{whose}: {:?}, {}", status.code(), status.message()),
         }
     }
     println!(

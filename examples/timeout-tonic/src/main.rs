@@ -121,8 +121,8 @@ async fn main() -> Result<(), BoxError> {
         let (_, status) = ask(&mut client, question.into_request()).await;
         let Some(status) = status else { continue };
         println!(
-            "{what}: phase {:?}, to be answered as {:?}",
-            Elapsed::find(&status).map(Elapsed::phase),
+            "{what}: phase {}, to be answered as {:?}",
+            Elapsed::find(&status).map_or("unknown", |elapsed| elapsed.phase().as_str()),
             grpc_status(&outcome_of(&status)).code(),
         );
     }
