@@ -10,8 +10,8 @@ use std::{
 };
 
 use backstop_core::{
-    Allowance, BoxError, Dimension, Headroom, HintSource, Http, Kind, Outcome, Scope, Window,
-    outcome_of,
+    Allowance, BoxError, ClassifyErrors, Dimension, Failure, Headroom, HintSource, Http, Kind,
+    Outcome, Scope, Typed, Window, outcome_of,
 };
 use backstop_rate_limit::{
     BytesPerToken, Key, OneKey, RateLimit, RateLimitLayer, ResponseBody, Waits,
@@ -21,7 +21,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Instant, advance, sleep};
-use tower::{Layer, ServiceExt};
+use tower::{Layer, ServiceExt, service_fn};
 use tower_service::Service;
 
 use crate::support::{
@@ -365,6 +365,67 @@ fn by_model(request: &Request<Body>) -> Option<Key> {
 
 fn model_key(model: u32) -> Key {
     Key::model(http::HeaderValue::from(model))
+}
+
+/// However a refusal arrives, it is that of its request's key, and the next of a back-off.
+#[tokio::test(start_paused = true)]
+async fn what_an_error_says_is_remembered_for_its_key() {
+    let model = service_fn(async |model: u32| match model {
+        1 => Err(Failure::new(Outcome::new(Kind::Throttled))),
+        _ => Ok(model),
+    });
+    let layer = RateLimitLayer::builder("a", ClassifyErrors)
+        .protocol::<Typed>()
+        .key_by(|model: &u32| Some(Key::model(model)))
+        .jitter(0.0)
+        .build()
+        .expect("valid");
+    let handle = layer.handle();
+    let service = layer.layer(model);
+    for seconds in [1, 2, 4, 8] {
+        let error = service.clone().oneshot(1).await.expect_err("refused");
+        assert!(error.is::<Failure>(), "the error is passed on");
+        let remaining = handle.remaining(Some(Key::model(1_u32)));
+        assert_eq!(remaining, Some(Duration::from_secs(seconds)));
+        assert!(service.clone().oneshot(2).await.is_ok());
+        advance(Duration::from_secs(seconds)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_stream_says_is_remembered_for_its_key() {
+    let layer = RateLimitLayer::builder("a", TestClassify)
+        .key_by(by_model)
+        .build()
+        .expect("valid");
+    let text = Frame::data(bytes::Bytes::from("slow down"));
+    let service = layer.layer(Model::script([stream_of(vec![text])]));
+    let answer = send(&service, 1).await.expect("sent");
+    assert_eq!(answer.status(), 200);
+    answer.into_body().collect().await.expect("told by itself");
+    assert!(send(&service, 1).await.is_err());
+    assert!(send(&service, 2).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_local_answer_has_the_scope_of_the_refusal() {
+    for (text, scope) in [
+        ("key", Scope::Credential),
+        ("slow", Scope::Model),
+        ("quota", Scope::Account),
+        ("busy", Scope::Provider),
+    ] {
+        let service = RateLimitLayer::new("a", TestClassify);
+        let service = service.layer(Model::script([refusal(Some(7), text)]));
+        let refused = service.clone().oneshot(request()).await.expect("sent");
+        let verdict = *refused.extensions().get::<Outcome>().expect("attached");
+        let outcome = local(service.oneshot(request()).await);
+        assert_eq!(outcome.scope(), scope);
+        assert_eq!(outcome.kind(), verdict.kind());
+        assert_eq!(outcome.scope(), verdict.scope());
+        assert_eq!(outcome.may_fail_over(), verdict.may_fail_over());
+        assert_eq!(outcome.may_repeat(), verdict.may_repeat());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,13 +101,15 @@ async fn who_has_somewhere_else_to_go_is_sent_there_and_nobody_is_refused() {
     let outcome = outcome_of(&*error);
     assert_eq!(outcome.kind(), Kind::Throttled);
     assert_eq!(outcome.scope(), Scope::Request, "benches nothing");
-    assert!(outcome.may_fail_over());
+    assert!(outcome.may_fail_over() && !outcome.may_repeat());
     assert_eq!(
         outcome.retry_after().expect("until it is full").delay,
         30 * SECOND
     );
     assert_eq!(model.asked(), 1);
     assert!(layer.handle().limits().is_empty());
+    let told = ["shifted 0.03", "shifted 0.03", "answered rate_limited"];
+    assert_eq!(log.events(), told, "noticed, and sent on");
 
     for request in [request(), attempt(true)] {
         send(request).await.expect("it is the only target");
@@ -194,6 +196,41 @@ async fn half_of_the_deadline_is_left_for_the_answer() {
     request.extensions_mut().insert(deadline);
     service.oneshot(request).await.expect("sent");
     assert_eq!(Instant::now() - start, 5 * SECOND);
+}
+
+/// Not all providers state all of it.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_stated_is_taken_for_the_usual() {
+    for (window, seconds) in [
+        (Window::Unknown, 60),
+        (Window::Second, 1),
+        (Window::Minute, 60),
+        (Window::Hour, 3_600),
+        (Window::Day, 86_400),
+        (Window::Month, 86_400),
+    ] {
+        let spent = Allowance {
+            window,
+            reset: None,
+            ..left(Dimension::Requests, 100, 0, SECOND)
+        };
+        assert_eq!(pauses([stating(spent)]).await, [seconds * 1_000, 0]);
+    }
+    // Two bytes are no token, and eight are two: there is one, of nobody knows how many.
+    let unlimited = Allowance {
+        limit: None,
+        ..left(Dimension::Tokens, 0, 1, 10 * SECOND)
+    };
+    let layer = builder(&Log::default()).build().expect("valid");
+    let service = layer.layer(Model::script([stating(unlimited)]));
+    service.clone().oneshot(request()).await.expect("sent");
+    assert!(service.clone().oneshot(attempt(false)).await.is_ok());
+    let large = || attempt(false).map(|_| whole("two tokens"));
+    let error = service.clone().oneshot(large()).await;
+    let outcome = outcome_of(&*error.expect_err("elsewhere"));
+    assert_eq!(outcome.retry_after().expect("a wait").delay, 10 * SECOND);
+    advance(10 * SECOND).await;
+    assert!(service.oneshot(large()).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

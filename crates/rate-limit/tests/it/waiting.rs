@@ -264,6 +264,64 @@ async fn a_place_in_the_line_of_the_inner_service_is_given_back_when_a_limit_com
     assert!(lined_up.call(request()).await.is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn once_ready_it_stays_ready_until_it_is_called() {
+    let (model, permits) = (two_seconds(), Arc::new(Semaphore::new(1)));
+    let inner = ServiceBuilder::new()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(
+            Arc::clone(&permits),
+        ))
+        .service(model.clone());
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let service = layer.layer(inner);
+    service.clone().oneshot(request()).await.expect("refused");
+    let _busy = permits.acquire().await.expect("open");
+    let mut ready = service.clone();
+    for limited in [true, false] {
+        let mut polled = task::spawn(());
+        let polled = polled.enter(|cx, _| Service::<Request<Body>>::poll_ready(&mut ready, cx));
+        assert_ready!(polled, "{limited}").expect("ready");
+        layer.handle().reset();
+    }
+}
+
+/// A limit that comes when the turn has come sends it back into the line, with empty hands.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_held_when_it_waits_once_more() {
+    let model = Model::script([refusal(Some(2), "slow"), refusal(Some(3), "slow")]);
+    let permits = Arc::new(Semaphore::new(1));
+    let inner = ServiceBuilder::new()
+        .layer(tower::limit::GlobalConcurrencyLimitLayer::with_semaphore(
+            Arc::clone(&permits),
+        ))
+        .service(model.clone());
+    let service = RateLimitLayer::builder("a", TestClassify)
+        .jitter(0.0)
+        .ramp(Duration::ZERO)
+        .wait_up_to(10 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(inner);
+    service.clone().oneshot(request()).await.expect("refused");
+    tokio::time::advance(2 * SECOND).await;
+    let busy = permits.clone().acquire_owned().await.expect("open");
+    let mut calls: Vec<_> = (0..2)
+        .map(|_| task::spawn(service.clone().oneshot(request())))
+        .collect();
+    for call in &mut calls {
+        assert_pending!(call.poll(), "the service is busy");
+    }
+    drop(busy);
+    let refused = assert_ready!(calls[0].poll()).expect("sent");
+    assert_eq!(refused.status(), 429);
+    assert_pending!(calls[1].poll(), "it waits for the new limit");
+    assert_eq!(permits.available_permits(), 1);
+    let start = Instant::now();
+    let answer = calls.remove(1).into_inner().await.expect("sent");
+    assert_eq!(answer.status(), 200);
+    assert_eq!(Instant::now() - start, 3 * SECOND);
+}
+
 /// While it is limited it is ready without the inner service. When the limit ends before the call,
 /// the inner service has not been asked yet, and it must not be called like that.
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use backstop_core::{HintSource, Kind, Outcome};
+use backstop_core::{Headroom, HintSource, Kind, Outcome};
 use backstop_rate_limit::{RateLimitHandle, RateLimitLayer};
 use backstop_testkit::model::{Refusal, Reply, Scripted};
 use backstop_wire::{ClassifyHttp, Dialect, Provider, answer::AnswerLayer};
@@ -77,6 +77,29 @@ async fn a_caller_sees_the_providers_refusal_and_then_one_like_it() {
     assert!(Duration::from_secs(told) >= left, "{told} s, {left:?} left");
     assert!((5..=6).contains(&told), "{told}");
     assert!(String::from_utf8_lossy(&body).contains("error"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_headers_say_is_left_rides_on_the_response() {
+    for refuses in [false, true] {
+        let (model, log) = (Scripted::new("gpt"), Log::default());
+        let reply = if refuses {
+            Reply::refuse(Refusal::RateLimited)
+        } else {
+            Reply::healthy()
+        };
+        model.push(
+            reply
+                .header("x-ratelimit-limit-requests", "100")
+                .header("x-ratelimit-remaining-requests", "25"),
+        );
+        let (call, _) = stack(&model, &log);
+        let (head, _) = call.oneshot(request(false)).await.expect("sent");
+        let headroom = head.extensions.get::<Headroom>().expect("attached");
+        assert_eq!(headroom.lowest_share(), Some(0.25));
+        let verdict = head.extensions.get::<Outcome>().map(Outcome::kind);
+        assert_eq!(verdict, refuses.then_some(Kind::Throttled));
+    }
 }
 
 #[tokio::test(start_paused = true)]
