@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     reserve::Nearly,
     scoped::Scoped,
-    state::{Admission, Limit, LimitKind, Micros, Place, Refusal, Sent, micros, sent_at},
+    state::{Admission, Advice, Limit, LimitKind, Micros, Place, Refusal, Sent, micros, sent_at},
     table::Table,
     waiting::Waiting,
 };
@@ -191,6 +191,10 @@ impl<O: Observer> Memory<O> {
         let refusal = Refusal {
             kind,
             scope: outcome.scope(),
+            advice: Advice {
+                may_fail_over: outcome.may_fail_over(),
+                may_repeat: outcome.may_repeat(),
+            },
             now,
             sent: sent.map(Sent::get),
             given: given.map(micros),
@@ -302,6 +306,8 @@ impl<O: Observer> Memory<O> {
         };
         let outcome = Outcome::new(limit.kind.kind())
             .with_scope(limit.scope)
+            .with_fail_over(limit.advice.may_fail_over)
+            .with_repeat(limit.advice.may_repeat)
             .with_evidence(evidence);
         self.answered(at, outcome)
     }

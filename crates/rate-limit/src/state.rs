@@ -38,7 +38,7 @@ pub(crate) struct State {
 }
 
 /// A limit, as it is remembered: until when, after how many refusals without a hint, on whose word,
-/// and what it speaks about.
+/// what it speaks about, and what it advises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Word(u64);
 
@@ -46,11 +46,19 @@ struct Word(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ramp(u64);
 
+/// What to do instead of waiting, by the outcome of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Advice {
+    pub(crate) may_fail_over: bool,
+    pub(crate) may_repeat: bool,
+}
+
 /// What a refusal says: how long to wait, if the server said so.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refusal {
     pub(crate) kind: LimitKind,
     pub(crate) scope: Scope,
+    pub(crate) advice: Advice,
     /// When it arrived, rounded up.
     pub(crate) now: Micros,
     /// When its request was sent; `None` when nothing was limited then.
@@ -64,6 +72,7 @@ pub(crate) struct Refusal {
 pub(crate) struct Limit {
     pub(crate) kind: LimitKind,
     pub(crate) scope: Scope,
+    pub(crate) advice: Advice,
     pub(crate) until: Micros,
 }
 
@@ -312,8 +321,10 @@ impl Word {
     const STRIKES_MAX: u32 = 31;
     const SCOPE_SHIFT: u32 = Self::STRIKES_SHIFT + 5;
     const GIVEN_SHIFT: u32 = Self::SCOPE_SHIFT + 3;
+    const FAIL_OVER_SHIFT: u32 = Self::GIVEN_SHIFT + 1;
+    const REPEAT_SHIFT: u32 = Self::FAIL_OVER_SHIFT + 1;
 
-    fn new(until: Micros, strikes: u32, scope: Scope, given: bool) -> Self {
+    fn new(until: Micros, strikes: u32, scope: Scope, advice: Advice, given: bool) -> Self {
         let scope = match scope {
             Scope::Request => 0,
             Scope::Model => 1,
@@ -326,7 +337,9 @@ impl Word {
             until.clamp(1, Self::UNTIL_MAX)
                 | u64::from(strikes.min(Self::STRIKES_MAX)) << Self::STRIKES_SHIFT
                 | scope << Self::SCOPE_SHIFT
-                | u64::from(given) << Self::GIVEN_SHIFT,
+                | u64::from(given) << Self::GIVEN_SHIFT
+                | u64::from(advice.may_fail_over) << Self::FAIL_OVER_SHIFT
+                | u64::from(advice.may_repeat) << Self::REPEAT_SHIFT,
         )
     }
 
@@ -353,13 +366,25 @@ impl Word {
     }
 
     const fn given(self) -> bool {
-        self.0 >> Self::GIVEN_SHIFT & 1 == 1
+        self.is_set(Self::GIVEN_SHIFT)
+    }
+
+    const fn advice(self) -> Advice {
+        Advice {
+            may_fail_over: self.is_set(Self::FAIL_OVER_SHIFT),
+            may_repeat: self.is_set(Self::REPEAT_SHIFT),
+        }
+    }
+
+    const fn is_set(self, shift: u32) -> bool {
+        self.0 >> shift & 1 == 1
     }
 
     fn limit(self, kind: LimitKind) -> Option<Limit> {
         (!self.is_zero()).then(|| Limit {
             kind,
             scope: self.scope(),
+            advice: self.advice(),
             until: self.until(),
         })
     }
@@ -395,13 +420,15 @@ impl Word {
             until,
             strikes,
             refusal.scope,
+            refusal.advice,
             refusal.given.is_some(),
         ))
     }
 
     /// What is remembered after a success: the end, so that the return still ramps.
     fn ended(self, now: Micros) -> Self {
-        Self::new(self.until().min(now), 0, self.scope(), self.given())
+        let until = self.until().min(now);
+        Self::new(until, 0, self.scope(), self.advice(), self.given())
     }
 }
 

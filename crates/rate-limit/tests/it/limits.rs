@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    future::ready,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -408,23 +409,41 @@ async fn what_a_stream_says_is_remembered_for_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_local_answer_has_the_scope_of_the_refusal() {
-    for (text, scope) in [
-        ("key", Scope::Credential),
-        ("slow", Scope::Model),
-        ("quota", Scope::Account),
-        ("busy", Scope::Provider),
-    ] {
-        let service = RateLimitLayer::new("a", TestClassify);
-        let service = service.layer(Model::script([refusal(Some(7), text)]));
-        let refused = service.clone().oneshot(request()).await.expect("sent");
-        let verdict = *refused.extensions().get::<Outcome>().expect("attached");
-        let outcome = local(service.oneshot(request()).await);
-        assert_eq!(outcome.scope(), scope);
-        assert_eq!(outcome.kind(), verdict.kind());
-        assert_eq!(outcome.scope(), verdict.scope());
-        assert_eq!(outcome.may_fail_over(), verdict.may_fail_over());
-        assert_eq!(outcome.may_repeat(), verdict.may_repeat());
+async fn the_local_answer_is_the_outcome_of_the_refusal() {
+    let kinds = [Kind::Throttled, Kind::QuotaExhausted, Kind::Overloaded];
+    let scopes = [
+        Scope::Model,
+        Scope::Credential,
+        Scope::Account,
+        Scope::Provider,
+    ];
+    for (kind, scope, advice) in kinds
+        .into_iter()
+        .flat_map(|kind| scopes.map(|scope| (kind, scope)))
+        .flat_map(|(kind, scope)| (0..4).map(move |advice| (kind, scope, advice)))
+    {
+        let refusal = Outcome::new(kind)
+            .with_scope(scope)
+            .with_fail_over(advice & 1 == 1)
+            .with_repeat(advice & 2 == 2)
+            .with_retry_after(Duration::from_secs(7), HintSource::Body);
+        let model = service_fn(move |()| ready(Err::<(), _>(Failure::new(refusal))));
+        let service = RateLimitLayer::builder("a", ClassifyErrors)
+            .protocol::<Typed>()
+            .jitter(0.0)
+            .build()
+            .expect("valid")
+            .layer(model);
+        let error = service.clone().oneshot(()).await.expect_err("refused");
+        assert_eq!(outcome_of(&*error), refusal);
+        advance(Duration::from_secs(3)).await;
+        let error = service.oneshot(()).await.expect_err("answered here");
+        let outcome = outcome_of(&*error);
+        let expected = refusal
+            .with_retry_after(Duration::from_secs(4), HintSource::Local)
+            .with_evidence(outcome.evidence());
+        assert_eq!(outcome, expected);
+        assert!(outcome.evidence().ends_with("noticed before"));
     }
 }
 

@@ -4,7 +4,7 @@
 use backstop_core::Scope;
 use loom::{sync::Arc, thread};
 
-use crate::state::{Admission, LimitKind, Micros, Refusal, State};
+use crate::state::{Admission, Advice, LimitKind, Micros, Refusal, State};
 
 const STEP: Micros = 1_000;
 
@@ -12,6 +12,10 @@ fn refusal(now: Micros, sent: Option<Micros>, given: Option<Micros>) -> Refusal 
     Refusal {
         kind: LimitKind::Throttled,
         scope: Scope::Model,
+        advice: Advice {
+            may_fail_over: true,
+            may_repeat: true,
+        },
         now,
         sent,
         given,
@@ -129,6 +133,29 @@ fn a_place_given_back_is_there_for_one() {
             returned += 1;
         }
         assert_eq!(returned, 1);
+    });
+}
+
+#[test]
+fn a_place_given_back_while_another_is_taken_is_one() {
+    loom::model(|| {
+        let state = Arc::new(State::new());
+        notice(&state, &refusal(10, None, Some(90)));
+        // Two may return by then.
+        let now = 100 + STEP;
+        let admit = move |state: &State| match state.admit(now, STEP, 0) {
+            Admission::Returns { place, .. } => Some(place),
+            _ => None,
+        };
+        let place = admit(&state).expect("the first returns");
+        let other = {
+            let state = Arc::clone(&state);
+            thread::spawn(move || admit(&state).is_some())
+        };
+        state.give_back(place);
+        assert!(other.join().expect("no panic"));
+        assert!(admit(&state).is_some());
+        assert!(admit(&state).is_none());
     });
 }
 

@@ -3,9 +3,14 @@
 use backstop_core::Scope;
 use proptest::prelude::*;
 
-use crate::state::{Admission, LimitKind, Micros, Ramp, Refusal, State, Word, offset};
+use crate::state::{Admission, Advice, LimitKind, Micros, Ramp, Refusal, State, Word, offset};
 
 const STEP: Micros = 1_000;
+
+const ADVICE: Advice = Advice {
+    may_fail_over: true,
+    may_repeat: false,
+};
 
 /// What may happen, `after` the previous thing.
 #[derive(Clone, Debug)]
@@ -70,6 +75,7 @@ proptest! {
                     let refusal = Refusal {
                         kind: LimitKind::ALL[kind],
                         scope: Scope::Model,
+                        advice: ADVICE,
                         now,
                         sent,
                         given,
@@ -135,6 +141,8 @@ proptest! {
         until in 1..=Word::UNTIL_MAX,
         strikes in 0..=Word::STRIKES_MAX,
         given: bool,
+        may_fail_over: bool,
+        may_repeat: bool,
         scope in prop_oneof![
             Just(Scope::Request),
             Just(Scope::Model),
@@ -143,11 +151,12 @@ proptest! {
             Just(Scope::Provider),
         ],
     ) {
-        let word = Word::new(until, strikes, scope, given);
+        let advice = Advice { may_fail_over, may_repeat };
+        let word = Word::new(until, strikes, scope, advice, given);
         prop_assert!(!word.is_zero());
         prop_assert_eq!(
-            (word.until(), word.strikes(), word.scope(), word.given()),
-            (until, strikes, scope, given)
+            (word.until(), word.strikes(), word.scope(), word.advice(), word.given()),
+            (until, strikes, scope, advice, given)
         );
     }
 
@@ -157,6 +166,7 @@ proptest! {
         let refusal = Refusal {
             kind: LimitKind::Overloaded,
             scope: Scope::Provider,
+            advice: ADVICE,
             now: 0,
             sent: None,
             given: Some(5_000),
@@ -192,6 +202,32 @@ fn the_ramp_doubles_in_each_step() {
 }
 
 #[test]
+fn a_place_of_an_older_limit_is_not_given_back_to_a_newer_one() {
+    let state = State::new();
+    let refused = |now| {
+        let refusal = Refusal {
+            kind: LimitKind::Throttled,
+            scope: Scope::Model,
+            advice: ADVICE,
+            now,
+            sent: None,
+            given: Some(50),
+        };
+        state.notice(&refusal, |_| 50)
+    };
+    let admit = |now| match state.admit(now, STEP, 0) {
+        Admission::Returns { place, .. } => Some(place),
+        _ => None,
+    };
+    refused(10);
+    let older = admit(60).expect("the first");
+    refused(70);
+    assert!(admit(120).is_some(), "the first again");
+    state.give_back(older);
+    assert!(admit(120).is_none(), "one at a time");
+}
+
+#[test]
 fn a_ramp_belongs_to_one_limit() {
     let ramp = Ramp(0).since(7).next().next();
     assert_eq!(ramp.since(7).count(), 2);
@@ -206,6 +242,7 @@ fn a_guess_does_not_leave_what_the_server_said_unprotected() {
         let refusal = Refusal {
             kind: LimitKind::Throttled,
             scope: Scope::Model,
+            advice: ADVICE,
             now,
             sent,
             given,
@@ -227,6 +264,7 @@ fn a_wait_beyond_the_clock_is_cut() {
     let refusal = Refusal {
         kind: LimitKind::QuotaExhausted,
         scope: Scope::Account,
+        advice: ADVICE,
         now: Micros::MAX - 1,
         sent: None,
         given: Some(Micros::MAX),
