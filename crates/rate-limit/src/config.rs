@@ -37,13 +37,16 @@ pub const DEFAULT_JITTER: f64 = 0.1;
 ///
 /// A refusal takes a round trip and no inference, so the answer to the first request is known before
 /// the next two are sent, and so on. Providers say when *one* request fits again; a client that
-/// returns with all its requests is refused again.
+/// returns with all its requests is refused again. The ramp counts from the end of the limit: ten
+/// steps later all may return, whether others did before them or not.
 pub const DEFAULT_RAMP: Duration = Duration::from_secs(1);
 
 /// For how many keys limits are remembered, unless told otherwise: 1,024.
 ///
 /// An entry is about 200 bytes. Only keys that were limited have one (all keys, when a reserve is
-/// kept), and beyond that number the one that was not used for the longest time is forgotten.
+/// kept), and beyond that number the one that was not used for the longest time is forgotten, and one
+/// that is not limited before one that is. They are kept in sixteen parts of equal size by their hash,
+/// so that a part may be full somewhat earlier than all are.
 pub const DEFAULT_CAPACITY: usize = 1_024;
 
 /// How much of an error body is read to learn what it says, unless told otherwise: 64 KiB. The

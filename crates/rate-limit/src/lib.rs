@@ -26,6 +26,9 @@
 //!   from their own refusals; jitter keeps them from returning together.
 //! * A response with a success status is passed on before its body is read. What the body says is
 //!   remembered when it has passed, but it cannot be attached to the response.
+//! * Plain requests ([`Typed`]) have no extensions to tell of a deadline or of other targets: waits
+//!   are bounded by their settings alone, and all are paced. Where yours carry them, implement
+//!   [`Requests`] for a protocol of your own.
 //! * It does not enforce limits of your own: put a limiter such as `governor` outside of it.
 //! * Its place is directly around what speaks to the provider, inside of retries and failover, with
 //!   a limit of time further in: a service that is never ready keeps a request waiting.
@@ -67,6 +70,8 @@
 //! [`QuotaExhausted`]: backstop_core::Kind::QuotaExhausted
 //! [`Overloaded`]: backstop_core::Kind::Overloaded
 //! [`Classify`]: backstop_core::Classify
+//! [`Typed`]: backstop_core::Typed
+//! [`Requests`]: backstop_core::Requests
 //! [`Outcome`]: backstop_core::Outcome
 //! [`Headroom`]: backstop_core::Headroom
 //! [`Failure`]: backstop_core::Failure

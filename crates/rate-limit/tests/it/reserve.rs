@@ -1,13 +1,14 @@
 //! Before the refusal: what is left is reported, and spread when there is nowhere else to go.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use backstop_core::{
-    Allowance, Attempt, Deadline, Dimension, Headroom, Kind, Scope, Window, outcome_of,
+    Allowance, Attempt, Classify, Deadline, Dimension, Headroom, Kind, NoBody, Outcome, Requests,
+    Responses, Scope, Unstreamed, Verdict, Window, outcome_of,
 };
 use backstop_rate_limit::{BytesPerToken, Key, RateLimitBuilder, RateLimitLayer};
 use futures_util::future::join_all;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -385,4 +386,103 @@ async fn the_estimate_can_be_replaced() {
         request.headers_mut().insert("x-tokens", tokens.into());
         assert_eq!(service.clone().oneshot(request).await.is_ok(), fits);
     }
+}
+
+/// A question of one's own type that carries what layers outside say of it.
+struct Question {
+    extensions: Extensions,
+    prompt: &'static str,
+}
+
+/// An answer of one's own type: how many of a hundred requests are left.
+struct Answer(u64);
+
+struct Own;
+
+impl Requests<Question> for Own {
+    fn extensions(question: &Question) -> Option<&Extensions> {
+        Some(&question.extensions)
+    }
+
+    fn extensions_mut(question: &mut Question) -> Option<&mut Extensions> {
+        Some(&mut question.extensions)
+    }
+
+    fn size(question: &Question) -> Option<u64> {
+        u64::try_from(question.prompt.len()).ok()
+    }
+}
+
+impl Responses<Answer> for Own {
+    type Head = Answer;
+    type Body = NoBody;
+    type With<B> = Answer;
+
+    fn split(answer: Answer) -> (Answer, Option<NoBody>) {
+        (answer, None)
+    }
+
+    fn join<B>(answer: Answer, _: Option<B>) -> Answer {
+        answer
+    }
+
+    fn extensions(_: &Answer) -> Option<&Extensions> {
+        None
+    }
+
+    fn extensions_mut(_: &mut Answer) -> Option<&mut Extensions> {
+        None
+    }
+
+    fn mark_final(_: &mut Answer) {}
+}
+
+impl Classify<Question, Answer> for Own {
+    type Call = ();
+    type Stream = Unstreamed;
+
+    fn on_request(&self, _: &Question) {}
+
+    fn on_response(&self, (): &(), _: &Answer) -> Verdict<Unstreamed> {
+        Verdict::Now(Outcome::success())
+    }
+
+    fn headroom(&self, (): &(), answer: &Answer) -> Option<Headroom> {
+        let mut headroom = Headroom::default();
+        headroom.insert(left(Dimension::Requests, 100, answer.0, 30 * SECOND));
+        Some(headroom)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn types_of_ones_own_may_tell_of_deadlines_and_other_targets() {
+    let service = RateLimitLayer::builder("a", Own)
+        .protocol::<Own>()
+        .shift_below(0.05)
+        .pace_up_to(60 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(service_fn(async |_: Question| {
+            Ok::<_, Infallible>(Answer(0))
+        }));
+    let question = || Question {
+        extensions: Extensions::new(),
+        prompt: "Hello",
+    };
+    service.clone().oneshot(question()).await.expect("sent");
+
+    let mut elsewhere = question();
+    let attempt = Attempt::new(Arc::from("a"), 0, false);
+    elsewhere.extensions.insert(attempt);
+    assert!(service.clone().oneshot(elsewhere).await.is_err());
+
+    let start = Instant::now();
+    let mut urgent = question();
+    let deadline = Deadline::after(start.into_std(), 10 * SECOND);
+    urgent.extensions.insert(deadline);
+    service.clone().oneshot(urgent).await.expect("sent");
+    assert_eq!(Instant::now() - start, 5 * SECOND);
+    // It was told once more that nothing is left.
+    service.oneshot(question()).await.expect("sent");
+    assert_eq!(Instant::now() - start, 35 * SECOND);
 }
