@@ -869,6 +869,9 @@ impl Shared {
                 (self.jittered(wait), false)
             }
         };
+        if wait <= config.limit_tolerated {
+            return None;
+        }
         limit
             .extend(now, now + wait, stated)
             .then_some(State::Throttled)

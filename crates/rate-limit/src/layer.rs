@@ -211,7 +211,9 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
     /// most half of what the request's [`Deadline`](backstop_core::Deadline) leaves. Never by
     /// default.
     ///
-    /// A limit of two seconds should not cost a cold and dearer fallback.
+    /// A limit of two seconds should not cost a cold and dearer fallback. A failover around it must
+    /// then tolerate limits of this length, and not skip the target for them: see `limit_tolerated`
+    /// of `HealthConfig` in `backstop-failover`.
     #[must_use]
     pub fn wait_up_to(mut self, longest: Duration) -> Self {
         self.config.wait_up_to = Some(longest);

@@ -20,6 +20,7 @@ pub struct HealthConfig {
     pub(super) probe_interval: Duration,
     pub(super) successes_to_return: u32,
     pub(super) ramp_start: f64,
+    pub(super) limit_tolerated: Duration,
     pub(super) limit_floor: Duration,
     pub(super) limit_base: Duration,
     pub(super) limit_cap: Duration,
@@ -105,6 +106,18 @@ impl HealthConfig {
     #[must_use]
     pub const fn ramp_start(mut self, share: f64) -> Self {
         self.ramp_start = share;
+        self
+    }
+
+    /// A limit that lasts no longer than this benches nobody: the request that was refused moves on,
+    /// the next ones are still sent to the target. Default: none.
+    ///
+    /// It is for targets that wait a short limit out by themselves, such as `RateLimitLayer` with
+    /// `wait_up_to`: two seconds of it are often cheaper than another model, which is not reached at
+    /// all while this one is skipped. Set both to the same time.
+    #[must_use]
+    pub const fn limit_tolerated(mut self, longest: Duration) -> Self {
+        self.limit_tolerated = longest;
         self
     }
 
@@ -198,6 +211,11 @@ impl HealthConfig {
             "a share above 0 and up to 1",
         )?;
         E::ensure(
+            self.limit_tolerated < self.limit_cap,
+            "health.limit_tolerated",
+            "less than `limit_cap`",
+        )?;
+        E::ensure(
             !self.limit_base.is_zero(),
             "health.limit_base",
             "more than no time",
@@ -233,6 +251,7 @@ impl Default for HealthConfig {
             probe_interval: Duration::from_secs(5),
             successes_to_return: 3,
             ramp_start: 0.1,
+            limit_tolerated: Duration::ZERO,
             limit_floor: Duration::from_millis(100),
             limit_base: Duration::from_secs(1),
             limit_cap: Duration::from_secs(60),

@@ -381,6 +381,36 @@ fn a_limit_is_no_fault_and_holds_exactly() {
 }
 
 #[test]
+fn a_limit_that_is_tolerated_benches_nobody() {
+    let now = Instant::now();
+    let tolerant = || Health::new(config().limit_tolerated(SECOND * 3)).unwrap();
+    for (outcome, benched) in [
+        (throttled(SECOND * 3), None),
+        (throttled(SECOND * 4), Some(SECOND * 4)),
+        (Outcome::new(Kind::QuotaExhausted), Some(SECOND * 60)),
+    ] {
+        let health = tolerant();
+        let change = health.try_acquire(now).unwrap().report(now, &outcome);
+        assert_eq!(change, benched.map(|_| State::Throttled), "{outcome}");
+        let due = health.due(now).unwrap();
+        assert_eq!(due, now + benched.unwrap_or_default(), "{outcome}");
+    }
+    // What was benched for longer stays so, and a back-off outgrows what is tolerated.
+    let health = tolerant();
+    let later = health.try_acquire(now).unwrap();
+    report(&health, now, &throttled(SECOND * 20));
+    later.report(now, &throttled(SECOND));
+    assert_eq!(health.due(now), Some(now + SECOND * 20));
+    let health = tolerant();
+    let mut at = now;
+    for benched in [false, false, true] {
+        at += SECOND * 10;
+        report(&health, at, &Outcome::new(Kind::Throttled));
+        assert_eq!(health.limited(at).is_some(), benched);
+    }
+}
+
+#[test]
 fn a_shorter_hint_never_shortens_and_an_explicit_success_may() {
     let now = Instant::now();
     let health = Health::new(config()).unwrap();
@@ -596,6 +626,10 @@ fn senseless_settings_are_refused_by_name() {
     assert_eq!(
         field(config().limit_floor(SECOND * 100)),
         "health.limit_cap"
+    );
+    assert_eq!(
+        field(config().limit_tolerated(SECOND * 60)),
+        "health.limit_tolerated"
     );
     assert_eq!(
         field(config().successes_to_return(64)),
