@@ -10,6 +10,7 @@ use backstop_rate_limit::{BytesPerToken, Key, RateLimitBuilder, RateLimitLayer};
 use futures_util::future::join_all;
 use http::{Extensions, Request, Response};
 use tokio::time::{Instant, advance, sleep};
+use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{Body, Log, Model, TestClassify, refusal, request, success, whole};
@@ -361,6 +362,36 @@ async fn a_request_that_costs_more_than_is_left_waits_for_the_tokens() {
         never.is_ok(),
         "10,000 never fit: that is the provider's to say"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_is_left_goes_to_the_next() {
+    // Three requests for thirty seconds: one every ten.
+    let model = Model::script([requests_left(3)]);
+    let service = builder(&Log::default())
+        .pace_up_to(60 * SECOND)
+        .build()
+        .expect("valid")
+        .layer(model.clone());
+    service.clone().oneshot(request()).await.expect("sent");
+    service.clone().oneshot(request()).await.expect("sent");
+    let start = Instant::now();
+    let mut waiting: Vec<_> = (0..4)
+        .map(|_| task::spawn(service.clone().oneshot(request())))
+        .collect();
+    for call in &mut waiting {
+        assert_pending!(call.poll());
+    }
+    // The first, who sleeps, and one in the middle, who queues.
+    drop(waiting.remove(2));
+    drop(waiting.remove(0));
+    let returned = join_all(waiting.into_iter().map(|call| async move {
+        assert!(call.into_inner().await.is_ok());
+        (Instant::now() - start).as_secs()
+    }))
+    .await;
+    assert_eq!(returned, [10, 20]);
+    assert_eq!(model.asked(), 4);
 }
 
 #[tokio::test(start_paused = true)]
