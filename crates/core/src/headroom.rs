@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use http::Extensions;
+
 /// What a provider says is left of its limits, from the headers of any answer; a typed response
 /// extension.
 ///
@@ -62,6 +64,18 @@ impl Headroom {
     /// How many limits are kept; more are dropped. The most that any provider is known to send is
     /// six (Anthropic: requests, tokens, input and output tokens; IETF policies: two).
     pub const CAPACITY: usize = 6;
+
+    /// What a layer attached to a response, from its extensions; empty when the response stated
+    /// nothing.
+    ///
+    /// ```
+    /// let response = http::Response::new(());
+    /// assert!(backstop_core::Headroom::of(response.extensions()).is_empty());
+    /// ```
+    #[must_use]
+    pub fn of(response: &Extensions) -> Self {
+        response.get().copied().unwrap_or_default()
+    }
 
     /// Adds a limit. One with the same dimension and window is replaced; beyond
     /// [`CAPACITY`](Self::CAPACITY) it is dropped.

@@ -1,5 +1,7 @@
 use std::{fmt, time::Duration};
 
+use http::Extensions;
+
 /// What happened to one attempt to get an answer from one target.
 ///
 /// An outcome is small and `Copy`, so it can ride in a response extension, an error, a health
@@ -149,6 +151,25 @@ impl Outcome {
             may_repeat: kind.default_may_repeat(),
             evidence: "",
         }
+    }
+
+    /// The verdict that a layer attached to a response, from its extensions.
+    ///
+    /// A success is not attached, since that would allocate for every good answer. So one without a
+    /// verdict is a success as far as its head tells: of an answer that is passed on before its body is
+    /// read, what the body says is still to come.
+    ///
+    /// ```
+    /// use backstop_core::{Kind, Outcome};
+    ///
+    /// let mut response = http::Response::new(());
+    /// assert!(Outcome::of(response.extensions()).is_success());
+    /// response.extensions_mut().insert(Outcome::new(Kind::Throttled));
+    /// assert_eq!(Outcome::of(response.extensions()).kind(), Kind::Throttled);
+    /// ```
+    #[must_use]
+    pub fn of(response: &Extensions) -> Self {
+        response.get().copied().unwrap_or(Self::success())
     }
 
     /// A complete answer.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, ClassifyStream, Failure, Headroom, Kind, Outcome,
+    BoxError, ClassifyStream, Failure, Headroom, Kind, Outcome, Step,
     body::{Peeked, Watch, Watched},
 };
 use bytes::Bytes;
@@ -40,17 +40,16 @@ pin_project! {
 type RareBody<B, C> = Watched<Peeked<B>, C, LearnReturn>;
 
 /// Remembers what a body says of limits.
-#[derive(Clone)]
 pub(crate) struct Learn {
-    pub(crate) memory: Arc<dyn Remember>,
-    pub(crate) key: Option<Key>,
+    /// `None` when it has said so: a wait counts from then, not from the end.
+    memory: Option<Arc<dyn Remember>>,
+    key: Option<Key>,
 }
 
-/// Remembers what a body says whose request was sent while something was remembered, if it was.
-#[derive(Clone)]
+/// Remembers what a body says whose request was sent while something was remembered.
 pub(crate) struct LearnReturn {
-    pub(crate) learn: Learn,
-    pub(crate) sent: Option<Sent>,
+    learn: Learn,
+    sent: Sent,
 }
 
 /// The memory, whoever observes it and whatever classifies for it.
@@ -64,19 +63,53 @@ pub(crate) trait Remember: Send + Sync {
     fn level(&self, key: Option<Key>, headroom: &Headroom);
 }
 
+impl Learn {
+    #[inline]
+    pub(crate) const fn new(memory: Arc<dyn Remember>, key: Option<Key>) -> Self {
+        let memory = Some(memory);
+        Self { memory, key }
+    }
+
+    pub(crate) const fn returning(self, sent: Sent) -> LearnReturn {
+        LearnReturn { learn: self, sent }
+    }
+
+    #[cold]
+    fn failed(&mut self, sent: Option<Sent>, outcome: &Outcome) {
+        if let Some(memory) = self.memory.take() {
+            memory.learn(self.key, sent, outcome);
+        }
+    }
+}
+
 impl Watch for Learn {
     #[inline]
-    fn on_finish(self, outcome: &Outcome) {
+    fn on_step(&mut self, step: &Step) {
+        if let Some(failed) = &step.failed {
+            self.failed(None, failed);
+        }
+    }
+
+    #[inline]
+    fn on_finish(mut self, outcome: &Outcome) {
         // Where nothing was remembered, a success is no news.
         if !outcome.is_success() {
-            self.memory.learn(self.key, None, outcome);
+            self.failed(None, outcome);
         }
     }
 }
 
 impl Watch for LearnReturn {
+    fn on_step(&mut self, step: &Step) {
+        if let Some(failed) = &step.failed {
+            self.learn.failed(Some(self.sent), failed);
+        }
+    }
+
     fn on_finish(self, outcome: &Outcome) {
-        self.learn.memory.learn(self.learn.key, self.sent, outcome);
+        if let Some(memory) = self.learn.memory {
+            memory.learn(self.learn.key, Some(self.sent), outcome);
+        }
     }
 }
 
@@ -116,9 +149,14 @@ impl<B, C: ClassifyStream> ResponseBody<B, C> {
         Self::decided(body)
     }
 
-    /// One of which some was read.
+    /// One of which some was read, and whose outcome is known.
     #[cold]
-    pub(crate) fn rare(body: RareBody<B, C>) -> Self {
+    pub(crate) fn read(body: Peeked<B>) -> Self {
+        Self::rare(Watched::decided(body))
+    }
+
+    #[cold]
+    fn rare(body: RareBody<B, C>) -> Self {
         Self {
             state: State::Rare {
                 body: Box::pin(body),

@@ -6,9 +6,9 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, Classify, ClassifyStream, End, Event, Failure, Headroom, Observer, Outcome,
+    BoxError, Classify, ClassifyStream, End, Event, Failure, Headroom, Kind, Observer, Outcome,
     Responses, Verdict,
-    body::{Peek, PeekFuture, Watched, peek},
+    body::{Peek, PeekFuture, peek},
 };
 use bytes::Bytes;
 use http_body::Body;
@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{
     Key,
-    body::{Learn, LearnReturn, ResponseBody},
+    body::{Learn, Remember, ResponseBody},
     layer::Shared,
     memory::{Pass, Terms},
     state::Sent,
@@ -116,9 +116,17 @@ enum Stage {
     Admitted(Pass),
 }
 
+/// Remembers what a response says of limits, and tells outer layers.
+struct Learning {
+    memory: Arc<dyn Remember>,
+    key: Option<Key>,
+    /// When the request was sent, if anything was remembered then.
+    sent: Option<Sent>,
+}
+
 /// A response whose error body is being read.
-pub(crate) struct Peeking<H, B, C> {
-    learn: LearnReturn,
+pub(crate) struct Peeking<H, B, C: ClassifyStream> {
+    learning: Learning,
     head: Option<H>,
     peek: PeekFuture<B, C>,
     timer: Pin<Box<Sleep>>,
@@ -173,31 +181,29 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
         C: Send + Sync + 'static,
     {
         let memory: Arc<Shared<C, O>> = Arc::clone(&self.shared);
-        let learn = LearnReturn {
-            learn: Learn {
-                memory,
-                key: self.key,
-            },
+        let learning = Learning {
+            memory,
+            key: self.key,
             sent,
         };
         if let Some(headroom) = headroom {
-            learn.report::<P, _>(&mut head, headroom);
+            learning.report::<P, _>(&mut head, headroom);
         }
         let body = match (verdict, body) {
             (Verdict::Now(outcome), body) => {
-                learn.decided::<P, _>(&mut head, outcome);
+                learning.decided::<P, _>(&mut head, outcome);
                 body.map(ResponseBody::decided)
             }
             (Verdict::AtEnd(mut stream), None) => {
                 let outcome = stream.on_end(End::Clean(None));
-                learn.decided::<P, _>(&mut head, outcome);
+                learning.decided::<P, _>(&mut head, outcome);
                 None
             }
             // Whoever reads the head may never ask for a body that is over: gRPC sends a refusal as a
             // head alone.
             (Verdict::AtEnd(mut stream), Some(body)) if body.is_end_stream() => {
                 let outcome = stream.on_end(End::Clean(None));
-                learn.decided::<P, _>(&mut head, outcome);
+                learning.decided::<P, _>(&mut head, outcome);
                 Some(if P::is_failure(&head) {
                     ResponseBody::decided(body)
                 } else {
@@ -205,18 +211,21 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
                 })
             }
             (Verdict::AtEnd(stream), Some(body)) if P::is_failure(&head) => {
-                let config = learn.learn.memory.config();
+                let config = learning.memory.config();
                 return Err(Box::new(Peeking {
                     head: Some(head),
                     peek: peek(body, stream, config.peek_limit),
                     timer: Box::pin(sleep(config.peek_time)),
-                    learn,
+                    learning,
                 }));
             }
-            (Verdict::AtEnd(stream), Some(body)) => Some(match sent {
-                None => ResponseBody::watched(body, stream, learn.learn),
-                Some(_) => ResponseBody::returning(body, stream, learn),
-            }),
+            (Verdict::AtEnd(stream), Some(body)) => {
+                let learn = Learn::new(learning.memory, learning.key);
+                Some(match sent {
+                    None => ResponseBody::watched(body, stream, learn),
+                    Some(sent) => ResponseBody::returning(body, stream, learn.returning(sent)),
+                })
+            }
         };
         Ok((head, body))
     }
@@ -227,29 +236,30 @@ impl<C, Call, O: Observer> Asked<C, Call, O> {
     where
         C: Send + Sync + 'static,
     {
-        Learn {
-            memory: self.shared,
-            key: self.key,
-        }
+        Learn::new(self.shared, self.key)
     }
 }
 
-// === impl LearnReturn ===
+// === impl Learning ===
 
-impl LearnReturn {
+impl Learning {
     /// Keeps what a response says is left, and tells outer layers.
     fn report<P: Responses<Res>, Res>(&self, head: &mut P::Head, headroom: &Headroom) {
-        self.learn.memory.level(self.learn.key, headroom);
+        self.memory.level(self.key, headroom);
         if let Some(extensions) = P::extensions_mut(head) {
             extensions.insert(*headroom);
         }
     }
 
-    /// Learns from an outcome, and tells outer layers of it unless it is a success. That is what a
-    /// response without a verdict is taken for, and saying so would allocate.
+    fn learn(&self, outcome: &Outcome) {
+        self.memory.learn(self.key, self.sent, outcome);
+    }
+
+    /// Learns from an outcome, and tells outer layers of it unless it says nothing against the
+    /// response. That is what a response without a verdict is taken for, and saying so would allocate.
     fn decided<P: Responses<Res>, Res>(&self, head: &mut P::Head, outcome: Outcome) {
-        self.learn.memory.learn(self.learn.key, self.sent, &outcome);
-        if outcome.is_success() {
+        self.learn(&outcome);
+        if matches!(outcome.kind(), Kind::Success | Kind::Cancelled) {
             return;
         }
         if let Some(extensions) = P::extensions_mut(head) {
@@ -520,21 +530,27 @@ where
     where
         P: Responses<Res, Head = H, Body = B>,
     {
-        let body = match Pin::new(&mut self.peek).poll(cx) {
-            Poll::Ready(Peek::Decided(outcome, body)) => {
-                let mut head = self.head.take().expect("polled after completion");
-                self.learn.decided::<P, _>(&mut head, outcome);
-                return Poll::Ready((head, ResponseBody::rare(Watched::decided(body))));
-            }
-            Poll::Ready(Peek::Committed(committed)) => committed,
+        let (outcome, body) = match Pin::new(&mut self.peek).poll(cx) {
+            Poll::Ready(Peek::Decided(outcome, body)) => (outcome, body),
+            Poll::Ready(Peek::Committed(committed)) => committed.decide(),
             Poll::Pending => {
                 ready!(self.timer.as_mut().poll(cx));
-                self.peek.stop().expect("it is pending")
+                self.peek.stop().expect("it is pending").decide()
             }
         };
-        let head = self.head.take().expect("polled after completion");
-        let body = ResponseBody::rare(body.watch(self.learn.clone()));
-        Poll::Ready((head, body))
+        let mut head = self.head.take().expect("polled after completion");
+        self.learning.decided::<P, _>(&mut head, outcome);
+        Poll::Ready((head, ResponseBody::read(body)))
+    }
+}
+
+/// A caller that goes away meanwhile leaves what the head has said.
+impl<H, B, C: ClassifyStream> Drop for Peeking<H, B, C> {
+    fn drop(&mut self) {
+        if let Some(begun) = self.peek.stop() {
+            let (outcome, _) = begun.decide();
+            self.learning.learn(&outcome);
+        }
     }
 }
 

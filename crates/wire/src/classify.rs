@@ -339,6 +339,8 @@ impl Head {
                 Outcome::new(Kind::Malformed).with_evidence("no gRPC status")
             }
             End::Clean(trailers) => self.classify(&[], trailers),
+            // The status of an error says more than how its body ended.
+            _ if !self.status.is_success() => self.classify(&[], None),
             End::Error(error) => outcome_of(error),
             End::Dropped => Outcome::cancelled(),
         }

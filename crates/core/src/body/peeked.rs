@@ -240,6 +240,12 @@ impl<B, C: ClassifyStream> Committed<B, C> {
         self.body
     }
 
+    /// Classifies no further: what came so far decides, as if the body were dropped here.
+    pub fn decide(mut self) -> (Outcome, Peeked<B>) {
+        let outcome = self.classify.on_end(End::Dropped);
+        (outcome, self.body)
+    }
+
     /// The body, to be passed on and classified to its end.
     pub fn watch<W: Watch>(self, watch: W) -> Watched<Peeked<B>, C, W> {
         // More than that are never held: each takes 96 bytes and more.

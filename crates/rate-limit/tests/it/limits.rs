@@ -22,6 +22,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use tokio::time::{Instant, advance, sleep};
+use tokio_test::{assert_pending, task};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_service::Service;
 
@@ -59,7 +60,7 @@ async fn a_refusal_is_passed_on_with_its_verdict_and_the_next_request_is_answere
 
     let refused = service.clone().oneshot(request()).await.expect("passed on");
     assert_eq!(refused.status(), 429);
-    let verdict = refused.extensions().get::<Outcome>().expect("attached");
+    let verdict = Outcome::of(refused.extensions());
     assert_eq!(verdict.kind(), Kind::Throttled);
     let body = refused.into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "slow down", "byte for byte");
@@ -575,7 +576,7 @@ async fn an_answer_that_is_a_head_alone_teaches_without_being_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_body_that_stalls_is_passed_on_and_still_heard() {
+async fn an_error_body_that_stalls_is_passed_on_and_its_head_decides() {
     let late = stream::iter([Ok(Frame::data("slow".into()))])
         .chain(stream::once(async {
             sleep(Duration::from_secs(5)).await;
@@ -591,12 +592,28 @@ async fn an_error_body_that_stalls_is_passed_on_and_still_heard() {
     let handle = layer.handle();
     let start = Instant::now();
     let service = layer.layer(Model::script([answer]));
-    let answer = service.oneshot(request()).await.expect("passed on");
+    let answer = service.clone().oneshot(request()).await.expect("passed on");
     assert_eq!(Instant::now() - start, Duration::from_secs(1));
-    assert!(answer.extensions().get::<Outcome>().is_none());
+    assert_eq!(Outcome::of(answer.extensions()).kind(), Kind::Throttled);
+    let until = handle.limits()[0].remaining;
+    local(service.oneshot(request()).await);
     let body = answer.into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes(), "slow down");
-    assert_eq!(handle.limits().len(), 1);
+    let late = Instant::now() - start - Duration::from_secs(1);
+    assert_eq!(handle.limits()[0].remaining, until - late, "learnt once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_body_that_stalls_before_it_says_anything_is_no_verdict() {
+    let answer = Response::builder()
+        .status(500)
+        .body(StreamBody::new(stream::pending().boxed()).boxed_unsync())
+        .expect("valid");
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let service = layer.layer(Model::script([answer]));
+    let answer = service.oneshot(request()).await.expect("passed on");
+    assert!(answer.extensions().get::<Outcome>().is_none());
+    assert!(layer.handle().limits().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -618,9 +635,66 @@ async fn no_more_of_an_error_body_is_held_than_allowed() {
     let service = layer.layer(Model::script([answer]));
     let answer = service.oneshot(request()).await.expect("passed on");
     assert!((10..=12).contains(&sent.load(Ordering::Relaxed)));
+    assert_eq!(layer.handle().limits().len(), 1, "what was read decides");
     let body = answer.into_body().collect().await.expect("whole");
     assert_eq!(body.to_bytes().len(), 5_000);
-    assert_eq!(layer.handle().limits().len(), 1, "and still heard");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_while_an_error_is_read_leaves_what_its_head_said() {
+    let stalled = stream::iter([Ok(Frame::data("slow".into()))])
+        .chain(stream::pending())
+        .boxed();
+    let answer = Response::builder()
+        .status(429)
+        .header("retry-after", 30)
+        .body(StreamBody::new(stalled).boxed_unsync())
+        .expect("valid");
+    let layer = RateLimitLayer::new("a", TestClassify);
+    let service = layer.layer(Model::script([answer]));
+    let mut call = task::spawn(service.clone().oneshot(request()));
+    assert_pending!(call.poll());
+    drop(call);
+    assert_eq!(layer.handle().limits().len(), 1);
+    local(service.oneshot(request()).await);
+}
+
+/// Whatever else it may bring, and whether or not anything was remembered when it was asked for.
+#[tokio::test(start_paused = true)]
+async fn an_error_within_a_stream_is_learnt_when_it_comes_and_once() {
+    for remembered in [false, true] {
+        let frames = ["Hel", "slow down"].map(|text| Ok(Frame::data(text.into())));
+        let open = stream::iter(frames).chain(stream::pending()).boxed();
+        let stream = Response::builder()
+            .header("retry-after", 30)
+            .body(StreamBody::new(open).boxed_unsync())
+            .expect("valid");
+        let first = if remembered {
+            refusal(Some(2), "slow")
+        } else {
+            success()
+        };
+        let layer = RateLimitLayer::new("a", TestClassify);
+        let handle = layer.handle();
+        let service = layer.layer(Model::script([first, stream]));
+        service.clone().oneshot(request()).await.expect("sent");
+        advance(Duration::from_secs(3)).await;
+        assert!(handle.limits().is_empty());
+        let answer = service.clone().oneshot(request()).await.expect("sent");
+        let mut body = answer.into_body();
+        body.frame().await.expect("a frame").expect("data");
+        assert!(handle.limits().is_empty(), "nothing is known yet");
+        body.frame().await.expect("a frame").expect("data");
+        let until = handle.limits()[0].remaining;
+        local(service.oneshot(request()).await);
+        advance(Duration::from_secs(10)).await;
+        drop(body);
+        assert_eq!(
+            handle.limits()[0].remaining,
+            until - Duration::from_secs(10),
+            "its end tells nothing new"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
