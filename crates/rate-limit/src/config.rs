@@ -55,9 +55,16 @@ pub const DEFAULT_PEEK_LIMIT: usize = 64 * 1024;
 
 /// How long an error body may take to arrive, unless told otherwise: 1 second after its head.
 ///
-/// It is sent in one piece with its head. One that is late is passed on unread, and what it says is
-/// learnt when it does arrive.
+/// It is sent in one piece with its head. One that is late, or larger than is read, is passed on as it
+/// comes, and what has come of it decides: the limit that the head tells of holds from then on.
 pub const DEFAULT_PEEK_TIME: Duration = Duration::from_secs(1);
+
+/// How long a request waits at most when little is left and there is no other target, unless told
+/// otherwise: 8 seconds.
+///
+/// As long as the official OpenAI and Anthropic clients wait at most before they try again by
+/// themselves, which is what a refusal would make them do.
+pub const DEFAULT_PACE: Duration = Duration::from_secs(8);
 
 /// The settings of a layer, validated.
 #[derive(Clone, Copy, Debug)]
@@ -181,6 +188,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How long a request may be paced, where a reserve is kept.
+    pub(crate) fn pace(&self) -> Duration {
+        self.pace_up_to.unwrap_or(DEFAULT_PACE)
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let error = |field, reason| Err(ConfigError { field, reason });
         self.throttled.validate("throttled")?;
@@ -200,9 +212,6 @@ impl Config {
             .is_some_and(|share| !(0.0..1.0).contains(&share))
         {
             return error("shift_below", "not a share from 0 to less than 1");
-        }
-        if self.pace_up_to.is_some_and(|wait| wait.is_zero()) {
-            return error("pace_up_to", "zero");
         }
         if self.pace_up_to.is_some() && self.shift_below.is_none() {
             return error("pace_up_to", "needs shift_below");

@@ -230,16 +230,17 @@ impl<C, P, K, E, O> RateLimitBuilder<C, P, K, E, O> {
     /// Meanwhile a request that is marked as an attempt with others to follow (an
     /// [`Attempt`](backstop_core::Attempt) extension that is not the last) is answered here, as if
     /// throttled but with the scope of the request, so that it moves on and nothing is benched. Any
-    /// other request is sent, or paced if [`pace_up_to`](Self::pace_up_to) is set, and never refused.
+    /// other request is [paced](Self::pace_up_to), and never refused.
     #[must_use]
     pub fn shift_below(mut self, share: f64) -> Self {
         self.config.shift_below = Some(share);
         self
     }
 
-    /// Spreads the requests over the time until the limit is full again when little is left: each
-    /// waits for its turn at most this long, and at most half of what its
-    /// [`Deadline`](backstop_core::Deadline) leaves, and is then sent. Never by default; it needs
+    /// When little is left and there is no other target, spreads the requests over the time until
+    /// the limit is full again: each waits for its turn at most this long, and at most half of what
+    /// its [`Deadline`](backstop_core::Deadline) leaves, and is then sent.
+    /// [`DEFAULT_PACE`](crate::DEFAULT_PACE) by default; zero sends them at once. It needs
     /// [`shift_below`](Self::shift_below).
     #[must_use]
     pub fn pace_up_to(mut self, longest: Duration) -> Self {

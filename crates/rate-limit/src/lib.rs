@@ -2,9 +2,10 @@
 //!
 //! * **Notices.** [`Throttled`], [`QuotaExhausted`] and [`Overloaded`] are heard from the head of a
 //!   response, from its body, its stream and its trailers, and from errors, through a
-//!   [`Classify`] of your choice. What was found rides on the response for outer layers, as
-//!   [`Outcome`] and [`Headroom`] extensions. To learn why a request was refused, an error body is
-//!   read before its response is passed on, byte for byte; a stream is passed on at once and watched.
+//!   [`Classify`] of your choice. What was found rides on the response for outer layers, which read
+//!   it with [`Outcome::of`] and [`Headroom::of`]. To learn why a request was refused, an error body
+//!   is read before its response is passed on, byte for byte; a stream is passed on at once and
+//!   watched.
 //! * **Remembers.** For as long as the server asked, within bounds ([`Waits`]), and with an
 //!   exponential back-off when it did not ask. A later, shorter hint never shortens a longer one. A
 //!   refusal that speaks of the request alone is forgotten at once.
@@ -25,7 +26,7 @@
 //! * One layer is one target, and its memory is that of one process. Several processes each learn
 //!   from their own refusals; jitter keeps them from returning together.
 //! * A response with a success status is passed on before its body is read. What the body says is
-//!   remembered when it has passed, but it cannot be attached to the response.
+//!   remembered when it passes, but it cannot be attached to the response.
 //! * Plain requests ([`Typed`]) have no extensions to tell of a deadline or of other targets: waits
 //!   are bounded by their settings alone, and all are paced. Where yours carry them, implement
 //!   [`Requests`] for a protocol of your own.
@@ -73,7 +74,8 @@
 //! [`Typed`]: backstop_core::Typed
 //! [`Requests`]: backstop_core::Requests
 //! [`Outcome`]: backstop_core::Outcome
-//! [`Headroom`]: backstop_core::Headroom
+//! [`Outcome::of`]: backstop_core::Outcome::of
+//! [`Headroom::of`]: backstop_core::Headroom::of
 //! [`Failure`]: backstop_core::Failure
 
 mod body;
@@ -93,8 +95,8 @@ mod waiting;
 
 pub use body::ResponseBody;
 pub use config::{
-    ConfigError, DEFAULT_CAPACITY, DEFAULT_JITTER, DEFAULT_PEEK_LIMIT, DEFAULT_PEEK_TIME,
-    DEFAULT_RAMP, Waits,
+    ConfigError, DEFAULT_CAPACITY, DEFAULT_JITTER, DEFAULT_PACE, DEFAULT_PEEK_LIMIT,
+    DEFAULT_PEEK_TIME, DEFAULT_RAMP, Waits,
 };
 pub use future::ResponseFuture;
 pub use handle::{ActiveLimit, RateLimitHandle};

@@ -161,8 +161,14 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
         E: EstimateTokens<Req>,
         O: Observer,
     {
-        let terms = self.terms(request, key);
         let memory = &self.shared.memory;
+        let terms = Terms {
+            key,
+            estimate: self.tokens(request),
+            // What is sent at once waits for nothing.
+            wait_until: 0,
+            pace_until: 0,
+        };
         let has_enough = memory.nearly(&terms).is_none();
         if has_enough {
             memory.spend(&terms);
@@ -250,15 +256,27 @@ impl<S, C, P, K, E, O> RateLimit<S, C, P, K, E, O> {
             });
             memory.scopes.now().saturating_add(micros(allowed))
         };
-        let estimate = config
-            .shift_below
-            .and_then(|_| self.estimate.tokens(request, P::size(request)));
+        let keeps_reserve = self.shared.keeps_reserve;
         Terms {
             key,
-            estimate: estimate.unwrap_or(0),
+            estimate: if keeps_reserve {
+                self.tokens(request)
+            } else {
+                0
+            },
             wait_until: until(config.wait_up_to),
-            pace_until: until(config.pace_up_to),
+            pace_until: until(keeps_reserve.then_some(config.pace())),
         }
+    }
+
+    /// How many tokens a request is likely to cost; none when nothing can be said.
+    fn tokens<Req>(&self, request: &Req) -> u64
+    where
+        P: Requests<Req>,
+        E: EstimateTokens<Req>,
+    {
+        let estimate = self.estimate.tokens(request, P::size(request));
+        estimate.unwrap_or(0)
     }
 }
 

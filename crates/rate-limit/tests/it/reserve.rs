@@ -147,6 +147,22 @@ async fn the_only_target_is_paced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_only_target_is_paced_by_default() {
+    for (pace, waited) in [(None, 8), (Some(Duration::ZERO), 0)] {
+        let mut builder = builder(&Log::default());
+        if let Some(pace) = pace {
+            builder = builder.pace_up_to(pace);
+        }
+        let service = builder.build().expect("valid");
+        let service = service.layer(Model::script([requests_left(0)]));
+        service.clone().oneshot(request()).await.expect("sent");
+        let start = Instant::now();
+        service.oneshot(request()).await.expect("never refused");
+        assert_eq!(Instant::now() - start, waited * SECOND);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn pacing_ends_at_its_limit_and_then_the_request_is_sent() {
     let (log, model) = (Log::default(), Model::script([requests_left(1)]));
     let service = builder(&log)
