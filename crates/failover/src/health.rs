@@ -341,6 +341,14 @@ impl Health {
         State::Healthy
     }
 
+    /// Whether a probe is under way, until its body is over: [`State::Probing`] says that one is, or
+    /// is due.
+    #[must_use]
+    pub fn is_probed(&self) -> bool {
+        let word = self.shared.word();
+        word.is_ejected() && word.has_probe()
+    }
+
     /// All that is known.
     #[must_use]
     pub fn snapshot(&self, now: Instant) -> Snapshot {

@@ -78,7 +78,8 @@ const RESYNC: Duration = Duration::from_secs(5);
 /// How long a lease lasts unless it is renewed, which happens at every tick: long enough for a
 /// replica that is slow, short enough for one that died.
 const LEASE: Duration = Duration::from_secs(2);
-/// How long a replica may hold the lease of a due probe without sending it, before others may.
+/// How long a replica may hold the lease of a due probe without sending it, before others may. One
+/// that is under way keeps the lease, however long it takes.
 const HOLD: Duration = Duration::from_secs(2);
 /// A difference between two times that is none: what rounding and travel make of one.
 const SAME: Duration = Duration::from_millis(250);
@@ -159,9 +160,13 @@ struct Replica {
 impl Replica {
     async fn run(mut self) {
         loop {
+            self.tick().await;
+            if !self.link.is_up() {
+                tokio::time::sleep(TICK).await;
+                continue;
+            }
             // Without a subscription nothing is heard; try for one at every turn.
             let Ok(Ok(mut messages)) = timeout(PATIENCE, self.subscribe()).await else {
-                self.tick().await;
                 tokio::time::sleep(TICK).await;
                 continue;
             };
@@ -175,7 +180,12 @@ impl Replica {
                         let Some(message) = message else { break };
                         self.hear(message.get_payload_bytes());
                     }
-                    _ = ticks.tick() => self.tick().await,
+                    _ = ticks.tick() => {
+                        self.tick().await;
+                        // The subscription may be gone without a word: a network that was cut
+                        // closes nothing.
+                        if !self.link.is_up() { break }
+                    }
                     _ = resyncs.tick() => self.resync().await,
                 }
             }
@@ -302,60 +312,55 @@ impl Replica {
     async fn lease(&mut self, place: usize, now: Instant) {
         let target = &self.targets[place];
         let state = target.health.state(now);
-        let due = state == State::Probing;
+        let due = state == State::Probing && !target.health.is_probed();
+        let holds = |is_held, since| match is_held {
+            true => Probing::Holds { due: since },
+            false => Probing::Idle,
+        };
+        // Nothing when Redis does not say: it is full, and takes no lease from anybody.
         let probing = match (target.probing, state) {
             (Probing::Yields { until }, State::Faulting | State::Probing) if now < until => return,
-            (Probing::Holds { due: Some(since) }, State::Probing) if now > since + HOLD => {
+            (Probing::Holds { due: Some(since) }, _) if due && now > since + HOLD => {
                 self.release(place).await;
-                Probing::Yields { until: now + HOLD }
+                Some(Probing::Yields { until: now + HOLD })
             }
             (Probing::Holds { due: since }, State::Faulting | State::Probing) => {
-                if self.renew(place).await {
-                    let since = if due { since.or(Some(now)) } else { None };
-                    Probing::Holds { due: since }
-                } else {
-                    Probing::Idle
-                }
+                let since = due.then(|| since.unwrap_or(now));
+                let renewed = self.renew(place).await;
+                renewed.map(|renewed| holds(renewed, since))
             }
             (_, State::Faulting | State::Probing) => {
-                if self.take(place).await {
-                    Probing::Holds {
-                        due: due.then_some(now),
-                    }
-                } else {
-                    Probing::Idle
-                }
+                let taken = self.take(place).await;
+                taken.map(|taken| holds(taken, due.then_some(now)))
             }
             (Probing::Holds { .. }, _) => {
                 self.release(place).await;
-                Probing::Idle
+                Some(Probing::Idle)
             }
-            _ => Probing::Idle,
+            _ => Some(Probing::Idle),
         };
         let target = &mut self.targets[place];
-        target.probing = probing;
+        target.probing = probing.unwrap_or(Probing::Idle);
         match probing {
             // Counted from before it was taken: it ends here before it ends in Redis.
-            Probing::Holds { .. } => target.lease.hold(now + LEASE),
-            _ => target.lease.let_go(),
+            Some(Probing::Holds { .. }) => target.lease.hold(now + LEASE),
+            Some(_) => target.lease.let_go(),
+            None => target.lease.alone(),
         }
     }
 
-    async fn take(&self, place: usize) -> bool {
+    async fn take(&self, place: usize) -> Option<bool> {
         let mut set = redis::cmd("SET");
         set.arg(self.lease_key(place))
             .arg(&self.id)
             .arg("NX")
             .arg("PX")
             .arg(lease_millis());
-        self.link
-            .run::<Option<String>>(&set)
-            .await
-            .flatten()
-            .is_some()
+        let set = self.link.run::<Option<String>>(&set).await?;
+        Some(set.is_some())
     }
 
-    async fn renew(&self, place: usize) -> bool {
+    async fn renew(&self, place: usize) -> Option<bool> {
         let script = "if redis.call('get', KEYS[1]) == ARGV[1] then \
                       return redis.call('pexpire', KEYS[1], ARGV[2]) else return 0 end";
         let mut eval = redis::cmd("EVAL");
@@ -364,7 +369,8 @@ impl Replica {
             .arg(self.lease_key(place))
             .arg(&self.id)
             .arg(lease_millis());
-        self.link.run::<i64>(&eval).await == Some(1)
+        let renewed = self.link.run::<i64>(&eval).await?;
+        Some(renewed == 1)
     }
 
     async fn release(&self, place: usize) {

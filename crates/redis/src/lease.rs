@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 /// [`HealthBuilder::probe_gate`](backstop_failover::health::HealthBuilder::probe_gate).
 ///
 /// [`SharedHealth`](crate::SharedHealth) holds a lease in Redis behind it. Until it does, and
-/// whenever Redis is down, every replica may probe for itself.
+/// whenever Redis is down or takes no lease, every replica may probe for itself.
 #[derive(Clone, Debug)]
 pub struct ProbeLease {
     start: Instant,

@@ -23,7 +23,7 @@ use std::{
 
 use backstop_cache::{Entry, Key, KeySecret, ProducedBy, Store, Tenant};
 use backstop_core::{HintSource, Kind, Outcome, Scope};
-use backstop_failover::health::{Health, HealthConfig, ProbeGate, State};
+use backstop_failover::health::{Health, HealthConfig, Permit, ProbeGate, State};
 use backstop_redis::{
     ProbeLease, REDIS_TIMEOUT, RedisLink, RedisStore, SharedHealth, SharedHealthTask,
 };
@@ -423,6 +423,10 @@ struct Replica {
 
 impl Replica {
     fn start(redis: &Redis) -> Self {
+        Self::start_on(redis.link())
+    }
+
+    fn start_on(link: RedisLink) -> Self {
         let lease = ProbeLease::new();
         let config = HealthConfig::default()
             .consecutive_faults(3)
@@ -433,7 +437,7 @@ impl Replica {
             .probe_gate(lease.clone())
             .build()
             .unwrap();
-        let task = SharedHealth::builder(redis.link(), "test")
+        let task = SharedHealth::builder(link, "test")
             .target("primary", health.clone(), lease.clone())
             .start();
         Self {
@@ -611,4 +615,139 @@ async fn a_wrong_password_is_a_redis_that_is_not_there() {
         })
         .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_server_keeps_nobody_from_probing() {
+    let redis = Redis::start().await;
+    let replica = Replica::start(&redis);
+    sleep(Duration::from_millis(300)).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    for _ in 0..3 {
+        replica.report(&Outcome::new(Kind::Unavailable));
+    }
+    until("a probe is let through", async || {
+        replica.health.try_acquire(Instant::now()).is_ok()
+    })
+    .await;
+}
+
+/// A model takes its time, and a probe as long as any other call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_takes_long_is_the_only_one_until_it_is_over() {
+    let redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..3 {
+        replicas[0].report(&Outcome::new(Kind::Unavailable));
+    }
+    let probes = || {
+        let now = Instant::now();
+        let permits = replicas
+            .iter()
+            .map(|replica| replica.health.try_acquire(now));
+        permits
+            .filter_map(|permit| permit.ok().filter(Permit::is_probe))
+            .collect::<Vec<_>>()
+    };
+    for replica in &replicas {
+        until("both know", async || replica.state() == State::Probing).await;
+    }
+    let mut under_way = Vec::new();
+    until("a probe is let through", async || {
+        under_way = probes();
+        !under_way.is_empty()
+    })
+    .await;
+    assert_eq!(under_way.len(), 1);
+    let began = Instant::now();
+    while Instant::now() - began < Duration::from_secs(6) {
+        assert!(probes().is_empty(), "a second probe at the same time");
+        sleep(Duration::from_millis(10)).await;
+    }
+    drop(under_way);
+    until("the next probe is let through", async || {
+        !probes().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lease_of_a_replica_that_died_goes_to_another() {
+    let redis = Redis::start().await;
+    let mut replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..3 {
+        replicas[0].report(&Outcome::new(Kind::Unavailable));
+    }
+    until("one of them may probe", async || {
+        replicas[0].may_probe() != replicas[1].may_probe()
+    })
+    .await;
+    let holder = usize::from(replicas[1].may_probe());
+    // It does not say good-bye to Redis, and its probe is still under way.
+    drop(replicas[holder].task.take());
+    let other = &replicas[1 - holder];
+    until("the other may probe", async || other.may_probe()).await;
+}
+
+/// Between a replica and Redis: what goes through it can be made to vanish without a word.
+struct Wire {
+    port: u16,
+    vanishes: tokio::sync::watch::Sender<bool>,
+}
+
+impl Wire {
+    async fn to(redis: &Redis) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (port, server) = (listener.local_addr().unwrap().port(), redis.port);
+        let vanishes = tokio::sync::watch::Sender::new(false);
+        let is_cut = vanishes.subscribe();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut is_cut = is_cut.clone();
+                tokio::spawn(async move {
+                    let Ok(mut server) =
+                        tokio::net::TcpStream::connect(("127.0.0.1", server)).await
+                    else {
+                        return;
+                    };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        () = async { drop(is_cut.wait_for(|is_cut| *is_cut).await) } => {
+                            // Neither side hears of the other, nor that it is gone.
+                            std::future::pending::<()>().await;
+                        }
+                    }
+                });
+            }
+        });
+        Self { port, vanishes }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_cut_off_hears_again_when_redis_is_reached() {
+    let redis = Redis::start().await;
+    let wire = Wire::to(&redis).await;
+    let link = RedisLink::open(&format!("redis://127.0.0.1:{}", wire.port)).unwrap();
+    let there = Replica::start(&redis);
+    let here = Replica::start_on(link.clone());
+    sleep(Duration::from_millis(500)).await;
+    let limited = |scope, seconds| {
+        Outcome::new(Kind::Throttled)
+            .with_scope(scope)
+            .with_retry_after(Duration::from_secs(seconds), HintSource::Header)
+    };
+    wire.vanishes.send_replace(true);
+    here.report(&limited(Scope::Model, 1));
+    until("it is noticed", async || !link.is_up()).await;
+    wire.vanishes.send_replace(false);
+    until("redis is reached", async || link.is_up()).await;
+    sleep(Duration::from_secs(2)).await;
+    let start = Instant::now();
+    there.report(&limited(Scope::Account, 60));
+    until("it is heard", async || here.state() == State::Throttled).await;
+    let took = Instant::now() - start;
+    assert!(took < Duration::from_secs(1), "took {took:?}");
 }

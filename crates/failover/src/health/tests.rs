@@ -121,13 +121,16 @@ fn the_probe_is_one_and_its_slot_comes_back_on_drop() {
     assert_eq!(skipped.retry_at, Some(now + SECOND * 5));
 
     let due = now + SECOND * 5;
+    assert!(!health.is_probed());
     let probe = health.try_acquire(due).unwrap();
     assert!(probe.is_probe());
     assert_eq!(
         health.try_acquire(due).unwrap_err().reason,
         SkipReason::Probing
     );
+    assert!(health.is_probed());
     drop(probe);
+    assert!(!health.is_probed());
     let probe = health.try_acquire(due).unwrap();
     probe.report(due, &Outcome::new(Kind::Rejected));
     assert!(health.try_acquire(due).unwrap().is_probe());
