@@ -1,5 +1,6 @@
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use moka::future::Cache;
 
 use crate::{Entry, Key, Store};
@@ -66,6 +67,10 @@ impl Store for MemoryStore {
     }
 
     async fn put(&self, key: Key, entry: Entry) {
+        // A copy of its own, of just its size: the bytes given may be part of a larger piece of
+        // memory, which would then be held and not counted.
+        let record = Bytes::copy_from_slice(&entry.record.0);
+        let entry = Entry::new(entry.stored_at, record);
         self.part(&key).insert(key, entry).await;
     }
 }
@@ -81,8 +86,6 @@ impl fmt::Debug for MemoryStore {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::{KeySecret, ProducedBy, Tenant};
 
@@ -179,5 +182,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// What a large piece of memory is held by is dropped with it.
+    struct Large(Vec<u8>, std::sync::mpsc::Sender<()>);
+
+    impl AsRef<[u8]> for Large {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            let _ = self.1.send(());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_memory_is_held_than_is_counted() {
+        let (dropped, was_dropped) = std::sync::mpsc::channel();
+        let large = Bytes::from_owner(Large(vec![7; 1 << 20], dropped));
+        let store = MemoryStore::new(1 << 20, HOUR);
+        let key = Keys::new(1).key(0, 0);
+        store.put(key, Entry::new(1, large.slice(..10))).await;
+        drop(large);
+        assert!(was_dropped.try_recv().is_ok());
+        let kept = store.get(&key).await.unwrap();
+        assert_eq!(kept, Entry::new(1, Bytes::from_static(&[7; 10])));
     }
 }
