@@ -23,6 +23,7 @@ pub(super) fn fold(events: &[Value]) -> Result<Value, &'static str> {
                 blocks.push(Block {
                     block,
                     input: String::new(),
+                    has_ended: false,
                 });
             }
             "content_block_delta" => {
@@ -64,6 +65,9 @@ pub(super) fn fold(events: &[Value]) -> Result<Value, &'static str> {
         }
     }
     let mut message = message.filter(|_| stopped).ok_or("the stream has no end")?;
+    if !blocks.iter().all(|block| block.has_ended) {
+        return Err("a content block has no end");
+    }
     let content = blocks
         .into_iter()
         .map(|block| Value::Object(block.block))
@@ -75,10 +79,14 @@ pub(super) fn fold(events: &[Value]) -> Result<Value, &'static str> {
 struct Block {
     block: Map<String, Value>,
     input: String,
+    has_ended: bool,
 }
 
 impl Block {
     fn add(&mut self, delta: Option<&Map<String, Value>>) -> Result<(), &'static str> {
+        if self.has_ended {
+            return Err("a content block goes on after its end");
+        }
         let delta = delta.ok_or("a delta is not an object")?;
         match delta.get("type").and_then(Value::as_str) {
             Some("text_delta") => append(&mut self.block, delta, "text"),
@@ -114,6 +122,7 @@ impl Block {
                 serde_json::from_str(&self.input).map_err(|_| "a tool's input is not JSON")?;
             self.block.insert("input".to_owned(), input);
         }
+        self.has_ended = true;
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Whole answers, recorded and written again as JSON or as a stream.
 
 mod anthropic;
+mod canonical;
 mod openai;
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use backstop_core::{Directives, FrozenRequest, Recorder, Replayed, Simplified};
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{AGE, CACHE_CONTROL, CONTENT_TYPE},
     response::Parts,
+    uri::PathAndQuery,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -31,14 +33,20 @@ use crate::{
 /// nor tool calls unless [`allow_tool_calls`](Self::allow_tool_calls) is set: to repeat an action is
 /// not to repeat a text.
 ///
+/// Nor is an answer that a cache on the way gave (`age`, or a hit in `cache-status`): it would be
+/// young again, and it may have been stale already.
+///
 /// Two requests are the same if their bodies are equal as JSON (RFC 8785), leaving out only `stream`
-/// and `stream_options`, which say how the answer is carried, and if their `anthropic-version` and
-/// `anthropic-beta` headers are equal. A body with an integer beyond 2^53 has no canonical form and
-/// is not recorded.
-#[derive(Clone, Copy, Debug)]
+/// and `stream_options`, which say how the answer is carried, if they go to the same path and query,
+/// and if their `anthropic-version`, `anthropic-beta` and `openai-beta` headers are equal, and those
+/// named with [`vary`](Self::vary). A body with a number beyond 2^53 or with a name twice in one
+/// object has no canonical form and is not recorded.
+#[derive(Clone, Debug)]
 pub struct HttpRecorder {
     dialect: Form,
     tool_calls: bool,
+    /// Those named with `vary`.
+    headers: Arc<[HeaderName]>,
 }
 
 /// What an [`HttpRecorder`] remembers of a request.
@@ -64,6 +72,8 @@ enum Form {
     Anthropic,
 }
 
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
 /// The little that is read of a request on the healthy path.
 #[derive(Deserialize)]
 struct Asked<'a> {
@@ -81,7 +91,7 @@ struct StreamOptions {
 impl HttpRecorder {
     /// A recorder for `dialect`; `None` if answers of that dialect cannot be recorded.
     #[must_use]
-    pub const fn new(dialect: Dialect) -> Option<Self> {
+    pub fn new(dialect: Dialect) -> Option<Self> {
         let dialect = match dialect {
             Dialect::OpenAiChat => Form::OpenAi,
             Dialect::Anthropic => Form::Anthropic,
@@ -90,6 +100,7 @@ impl HttpRecorder {
         Some(Self {
             dialect,
             tool_calls: false,
+            headers: Arc::default(),
         })
     }
 
@@ -97,6 +108,14 @@ impl HttpRecorder {
     #[must_use]
     pub const fn allow_tool_calls(mut self) -> Self {
         self.tool_calls = true;
+        self
+    }
+
+    /// Takes requests that differ in this header for different ones: one that reaches the model, and
+    /// may change what it answers.
+    #[must_use]
+    pub fn vary(mut self, header: HeaderName) -> Self {
+        self.headers = self.headers.iter().cloned().chain([header]).collect();
         self
     }
 }
@@ -129,23 +148,30 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
     }
 
     fn identity(&self, request: &FrozenRequest) -> Option<Vec<u8>> {
-        let mut body: Map<String, Value> = serde_json::from_slice(request.data()).ok()?;
+        let mut body = canonical::read(request.data())?;
         body.remove("stream");
         body.remove("stream_options");
-        if !body.values().all(has_canonical_form) {
-            return None;
-        }
         let mut identity = match self.dialect {
             Form::OpenAi => b"openai\0".to_vec(),
             Form::Anthropic => b"anthropic\0".to_vec(),
         };
-        for name in ["anthropic-version", "anthropic-beta"] {
-            for value in request.parts().headers.get_all(name) {
-                identity.extend_from_slice(value.as_bytes());
-                identity.push(b',');
-            }
+        let parts = request.parts();
+        let place = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        identity.extend_from_slice(place.as_bytes());
+        let known = ["anthropic-version", "anthropic-beta", "openai-beta"];
+        for name in known
+            .into_iter()
+            .chain(self.headers.iter().map(HeaderName::as_str))
+        {
+            // No header and no path holds a zero.
             identity.push(0);
+            identity.extend_from_slice(name.as_bytes());
+            for value in parts.headers.get_all(name) {
+                identity.push(b',');
+                identity.extend_from_slice(value.as_bytes());
+            }
         }
+        identity.push(0);
         serde_json_canonicalizer::to_writer(&body, &mut identity).ok()?;
         Some(identity)
     }
@@ -160,6 +186,9 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
             .ok_or("how many choices were asked for is not known")?;
         if head.status != StatusCode::OK {
             return Err("status is not 200");
+        }
+        if is_from_a_cache(&head.headers) {
+            return Err("a cache gave it");
         }
         let content_type = head
             .headers
@@ -214,10 +243,7 @@ impl Recorder<FrozenRequest, Parts> for HttpRecorder {
             "backstop; hit; detail=stale-if-error"
         };
         let headers = &mut head.headers;
-        headers.insert(
-            HeaderName::from_static("cache-status"),
-            HeaderValue::from_static(detail),
-        );
+        headers.insert(CACHE_STATUS, HeaderValue::from_static(detail));
         headers.insert(AGE, HeaderValue::from(replay.age.as_secs()));
         Some((head, self.write(call, &answer)?))
     }
@@ -334,19 +360,17 @@ fn directives(headers: &HeaderMap) -> Directives {
     directives
 }
 
-/// Whether RFC 8785, whose numbers are those of ECMAScript, tells the value from every other.
-fn has_canonical_form(value: &Value) -> bool {
-    const EXACT: u64 = 1 << 53;
-    match value {
-        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
-            (Some(number), _) => number <= EXACT,
-            (None, Some(number)) => number.unsigned_abs() <= EXACT,
-            (None, None) => true,
-        },
-        Value::Array(values) => values.iter().all(has_canonical_form),
-        Value::Object(fields) => fields.values().all(has_canonical_form),
-        _ => true,
-    }
+/// Whether the response says that no model made it for this request: it has an age (RFC 9111 section
+/// 5.1; some servers in between add one of zero to what they fetched just now), or a hit (RFC 9211).
+fn is_from_a_cache(headers: &HeaderMap) -> bool {
+    let is_old = |age: &HeaderValue| age.as_bytes() != b"0";
+    let is_hit = |status: &HeaderValue| {
+        let members = status.as_bytes().split(|byte| b",;".contains(byte));
+        members
+            .map(<[u8]>::trim_ascii)
+            .any(|member| member == b"hit")
+    };
+    headers.get_all(AGE).iter().any(is_old) || headers.get_all(CACHE_STATUS).iter().any(is_hit)
 }
 
 fn fresh_id(form: Form) -> String {

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, num::NonZeroU32};
 
 use serde_json::{Map, Value, json};
 
-use super::{append, event, unix_now};
+use super::{event, unix_now};
 
 /// Folds the chunks of a stream into the answer that the same request would get without one.
 pub(super) fn fold(chunks: &[Value]) -> Result<Value, &'static str> {
@@ -12,7 +12,8 @@ pub(super) fn fold(chunks: &[Value]) -> Result<Value, &'static str> {
         let chunk = chunk.as_object().ok_or("a chunk is not an object")?;
         for (key, value) in chunk {
             match key.as_str() {
-                "choices" | "object" => {}
+                // Obfuscation is padding, and says so.
+                "choices" | "object" | "obfuscation" => {}
                 "error" => return Err("the stream has an error"),
                 "usage" if value.is_null() => {}
                 _ => {
@@ -53,11 +54,15 @@ fn fold_choice(
     choice: &mut Map<String, Value>,
     chunk: &Map<String, Value>,
 ) -> Result<(), &'static str> {
-    if let Some(reason) = chunk
-        .get("finish_reason")
-        .filter(|reason| !reason.is_null())
-    {
-        choice.insert("finish_reason".to_owned(), reason.clone());
+    for (key, value) in chunk {
+        match key.as_str() {
+            "index" | "delta" => {}
+            "logprobs" => gather(choice, key, value)?,
+            _ if value.is_null() => {}
+            _ => {
+                choice.insert(key.clone(), value.clone());
+            }
+        }
     }
     let Some(delta) = chunk.get("delta").and_then(Value::as_object) else {
         return Ok(());
@@ -68,16 +73,13 @@ fn fold_choice(
         .ok_or("a choice has no message")?;
     for (key, value) in delta {
         match (key.as_str(), value) {
-            (_, Value::Null) | ("role", _) => {}
+            ("role", _) => {}
             ("tool_calls", Value::Array(calls)) => {
                 for call in calls {
                     fold_tool_call(message, call)?;
                 }
             }
-            (key, Value::String(_)) => append(message, delta, key),
-            (key, value) => {
-                message.insert(key.to_owned(), value.clone());
-            }
+            (key, value) => gather(message, key, value)?,
         }
     }
     Ok(())
@@ -98,17 +100,44 @@ fn fold_tool_call(message: &mut Map<String, Value>, call: &Value) -> Result<(), 
     let known = calls[index]
         .as_object_mut()
         .ok_or("a tool call is not an object")?;
-    for key in ["id", "type"] {
-        if let Some(value) = call.get(key).filter(|value| value.is_string()) {
-            known.insert(key.to_owned(), value.clone());
-        }
+    let id = |call: &Map<String, Value>| {
+        let id = call.get("id").and_then(Value::as_str)?;
+        (!id.is_empty()).then(|| id.to_owned())
+    };
+    if let (Some(known), Some(other)) = (id(known), id(call))
+        && known != other
+    {
+        // There are servers that give every call the index 0.
+        return Err("two tool calls have one index");
     }
-    if let (Some(function), Some(delta)) = (
-        known.get_mut("function").and_then(Value::as_object_mut),
-        call.get("function").and_then(Value::as_object),
-    ) {
-        append(function, delta, "name");
-        append(function, delta, "arguments");
+    for (key, value) in call.iter().filter(|(key, _)| *key != "index") {
+        gather(known, key, value)?;
+    }
+    Ok(())
+}
+
+/// Adds what a delta says of `key` to what those before it said.
+fn gather(known: &mut Map<String, Value>, key: &str, more: &Value) -> Result<(), &'static str> {
+    match (known.get_mut(key), more) {
+        (_, Value::Null) => {}
+        (None | Some(Value::Null), _) => {
+            known.insert(key.to_owned(), more.clone());
+        }
+        // These are said again, not continued.
+        (Some(known), Value::String(more)) if matches!(key, "id" | "type") => {
+            if !more.is_empty() {
+                *known = Value::from(more.as_str());
+            }
+        }
+        (Some(Value::String(whole)), Value::String(more)) => whole.push_str(more),
+        (Some(Value::Array(whole)), Value::Array(more)) => whole.extend_from_slice(more),
+        (Some(Value::Object(whole)), Value::Object(more)) => {
+            for (key, more) in more {
+                gather(whole, key, more)?;
+            }
+        }
+        (Some(known), more) if known == more => {}
+        _ => return Err("a delta is of a kind that cannot be folded"),
     }
     Ok(())
 }
@@ -181,12 +210,12 @@ pub(super) fn unfold(answer: &Value, include_usage: bool, stream: &mut String) -
     let none = include_usage.then_some(&Value::Null);
     for choice in &choices {
         let index = choice.get("index")?;
-        let mut delta = |delta: Value, reason: &Value| {
-            let choice = json!([{"index": index, "delta": delta, "finish_reason": reason}]);
+        let mut delta = |delta: Value| {
+            let choice = json!([{"index": index, "delta": delta, "finish_reason": null}]);
             chunk(choice, none);
         };
         let message = choice.get("message")?.as_object()?;
-        delta(json!({"role": "assistant", "content": ""}), &Value::Null);
+        delta(json!({"role": "assistant", "content": ""}));
         for (key, value) in message {
             match (key.as_str(), value) {
                 (_, Value::Null) | ("role", _) => {}
@@ -194,16 +223,17 @@ pub(super) fn unfold(answer: &Value, include_usage: bool, stream: &mut String) -
                     for (index, call) in calls.iter().enumerate() {
                         let mut call = call.as_object()?.clone();
                         call.insert("index".to_owned(), json!(index));
-                        delta(json!({"tool_calls": [call]}), &Value::Null);
+                        delta(json!({"tool_calls": [call]}));
                     }
                 }
-                (key, value) => delta(json!({key: value}), &Value::Null),
+                (key, value) => delta(json!({key: value})),
             }
         }
-        delta(
-            json!({}),
-            choice.get("finish_reason").unwrap_or(&Value::Null),
-        );
+        // The last one says why it ended, and all else that is said of the choice.
+        let mut last = choice.as_object()?.clone();
+        last.remove("message");
+        last.insert("delta".to_owned(), json!({}));
+        chunk(json!([last]), none);
     }
     if include_usage {
         chunk(json!([]), Some(&usage));

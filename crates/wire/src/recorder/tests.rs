@@ -7,7 +7,12 @@ use serde_json::json;
 use super::*;
 
 fn frozen(headers: &[(&'static str, &str)], body: &str) -> FrozenRequest {
+    frozen_to("/", headers, body)
+}
+
+fn frozen_to(place: &str, headers: &[(&'static str, &str)], body: &str) -> FrozenRequest {
     let mut request = http::Request::new(Full::new(Bytes::from(body.to_owned())));
+    *request.uri_mut() = place.parse().unwrap();
     for (name, value) in headers {
         request.headers_mut().append(*name, value.parse().unwrap());
     }
@@ -43,7 +48,7 @@ fn recording(stream: bool) -> HttpRecording {
     }
 }
 
-fn call(recorder: HttpRecorder, stream: bool) -> RecorderCall {
+fn call(recorder: &HttpRecorder, stream: bool) -> RecorderCall {
     let body = json!({
         "model": "m", "stream": stream, "stream_options": {"include_usage": true},
     });
@@ -53,7 +58,7 @@ fn call(recorder: HttpRecorder, stream: bool) -> RecorderCall {
 }
 
 /// Records the answer, serves it as a stream, records that and serves it as JSON.
-fn there_and_back(recorder: HttpRecorder, answer: &Value) -> Value {
+fn there_and_back(recorder: &HttpRecorder, answer: &Value) -> Value {
     let json = recording(false);
     let record = recorder
         .record(&json, answer.to_string().as_bytes())
@@ -121,7 +126,7 @@ proptest! {
             "choices": [{"index": 0, "message": message, "finish_reason": reason}],
             "usage": {"prompt_tokens": 9, "completion_tokens": tokens, "total_tokens": 9 + tokens},
         });
-        prop_assert_eq!(without_id(there_and_back(openai(), &answer)), expected(answer));
+        prop_assert_eq!(without_id(there_and_back(&openai(), &answer)), expected(answer));
     }
 
     #[test]
@@ -148,7 +153,7 @@ proptest! {
             "content": content, "stop_reason": reason, "stop_sequence": null,
             "usage": {"input_tokens": 9, "output_tokens": tokens},
         });
-        prop_assert_eq!(without_id(there_and_back(anthropic(), &answer)), expected(answer));
+        prop_assert_eq!(without_id(there_and_back(&anthropic(), &answer)), expected(answer));
     }
 
     /// Key order, white space and the way of carriage do not count; every other difference does.
@@ -197,16 +202,268 @@ fn dialect_version_and_beta_headers_count() {
 }
 
 #[test]
-fn an_integer_without_canonical_form_is_not_recorded() {
+fn where_a_request_goes_counts_and_so_do_headers_that_reach_the_model() {
+    let ask = |recorder: &HttpRecorder, place: &str, headers: &[(&'static str, &str)]| {
+        recorder
+            .identity(&frozen_to(place, headers, r#"{"model":"m"}"#))
+            .unwrap()
+    };
+    let plain = HttpRecorder::new(Dialect::OpenAiChat).unwrap();
+    let varied = plain.clone().vary(HeaderName::from_static("x-tier"));
+    for recorder in [&plain, &varied] {
+        let different = [
+            ask(recorder, "/a", &[]),
+            ask(recorder, "/b", &[]),
+            ask(recorder, "/a?x=1", &[]),
+            ask(recorder, "/a", &[("openai-beta", "1")]),
+            ask(recorder, "/a", &[("anthropic-beta", "1")]),
+            ask(recorder, "/a", &[("anthropic-version", "1")]),
+        ];
+        let distinct: std::collections::HashSet<_> = different.iter().collect();
+        assert_eq!(distinct.len(), different.len());
+    }
+    let high = [("x-tier", "high")];
+    assert_eq!(ask(&plain, "/a", &high), ask(&plain, "/a", &[]));
+    assert_ne!(ask(&varied, "/a", &high), ask(&varied, "/a", &[]));
+    assert_ne!(
+        ask(&varied, "/a", &high),
+        ask(&varied, "/a", &[("x-tier", "low")])
+    );
+}
+
+/// Whoever reads such a body may take it for another one than its canonical form says.
+#[test]
+fn what_has_no_canonical_form_is_not_recorded() {
+    let identity = |body: &str| openai().identity(&frozen(&[], body));
+    for body in [
+        r#"{"seed":9007199254740993}"#,
+        r#"{"seed":-9007199254740993}"#,
+        r#"{"a":[{"seed":9007199254740993}]}"#,
+        // Beyond 64 bits integers are read as floating-point numbers.
+        r#"{"seed":18446744073709551617}"#,
+        r#"{"a":{"b":[-18446744073709551617]}}"#,
+        r#"{"seed":9007199254740993.0}"#,
+        r#"{"seed":1e300}"#,
+        r#"{"seed":1e400}"#,
+        r#"{"messages":[1],"messages":[2]}"#,
+        r#"{"a":1,"\u0061":1}"#,
+        r#"{"messages":[{"content":"a","role":"user","content":"b"}]}"#,
+        r#"{"stream":true,"stream":false}"#,
+        r#"{"a":"\ud800"}"#,
+        r#"{"a":1} {}"#,
+        r#"[{"a":1}]"#,
+    ] {
+        assert_eq!(identity(body), None, "{body}");
+    }
+    for body in [
+        r#"{"seed":9007199254740992}"#,
+        r#"{"seed":-9007199254740992}"#,
+        r#"{"seed":1.5e15}"#,
+        r#"{"a":{"b":1},"b":{"a":1,"c":{"a":1}}}"#,
+    ] {
+        assert!(identity(body).is_some(), "{body}");
+    }
+    // An escape is another way to write the same, another composition of a letter is another text.
     assert_eq!(
-        openai().identity(&frozen(&[], r#"{"seed":9007199254740993}"#)),
-        None
+        identity(r#"{"a":"\u00e9\n"}"#),
+        identity("{\"\\u0061\":\"\u{e9}\\u000a\"}")
     );
-    assert!(
-        openai()
-            .identity(&frozen(&[], r#"{"seed":9007199254740992}"#))
-            .is_some()
+    assert_ne!(
+        identity("{\"a\":\"\u{e9}\"}"),
+        identity("{\"a\":\"e\u{301}\"}")
     );
+    assert_ne!(identity(r#"{"a":1}"#), identity(r#"{"a":"1"}"#));
+    assert_ne!(identity(r#"{"a":null}"#), identity("{}"));
+    assert_ne!(identity(r#"{"a":[1,2]}"#), identity(r#"{"a":[2,1]}"#));
+}
+
+/// Behind another gateway that keeps answers, a stale one would be young again.
+#[test]
+fn what_a_cache_gave_is_not_kept() {
+    let whole =
+        json!({"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]});
+    let whole = whole.to_string();
+    for fresh in [false, true] {
+        let call = call(&openai(), false);
+        let age = Duration::ZERO;
+        let (replayed, _) = openai()
+            .replay(&call, whole.as_bytes(), Replayed::new(age, fresh))
+            .unwrap();
+        assert!(openai().on_response(&call, &replayed).is_err());
+    }
+    for (name, value, is_kept) in [
+        ("age", "0", true),
+        ("age", "1", false),
+        ("age", "soon", false),
+        ("cache-status", "edge; fwd=method; stored", true),
+        ("cache-status", "shit", true),
+        ("cache-status", "edge; fwd=miss, backstop;hit ;ttl=1", false),
+    ] {
+        let response = http::Response::builder()
+            .header(CONTENT_TYPE, "application/json")
+            .header(name, value);
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        let recording = openai().on_response(&call(&openai(), false), &head);
+        assert_eq!(recording.is_ok(), is_kept, "{name}: {value}");
+    }
+}
+
+fn stream_of(events: &[Value]) -> String {
+    let mut stream = String::new();
+    for data in events {
+        event(&mut stream, None, data);
+    }
+    stream + "data: [DONE]\n\n"
+}
+
+/// The answer that these deltas of one choice are, or why it is none.
+fn folded(deltas: &[Value]) -> Result<Value, &'static str> {
+    let chunk = |choice: Value| json!({"choices": [choice], "obfuscation": "aZ"});
+    let mut chunks: Vec<Value> = deltas
+        .iter()
+        .map(|delta| chunk(json!({"index": 0, "delta": delta, "finish_reason": null})))
+        .collect();
+    chunks.push(chunk(
+        json!({"index": 0, "delta": {}, "finish_reason": "tool_calls"}),
+    ));
+    let record = openai().record(&recording(true), stream_of(&chunks).as_bytes())?;
+    let answer: Value = serde_json::from_slice(&record).unwrap();
+    assert_eq!(answer.get("obfuscation"), None);
+    Ok(answer["choices"][0]["message"].clone())
+}
+
+#[test]
+fn what_comes_in_pieces_is_put_together_or_not_kept() {
+    let call = |index: u32, id: &str, arguments: &str| {
+        let function =
+            json!({"name": if id.is_empty() { "" } else { "f" }, "arguments": arguments});
+        json!({"tool_calls": [{"index": index, "id": id, "type": "function", "function": function}]})
+    };
+    let message = folded(&[
+        call(0, "a", "{\"x\""),
+        call(0, "", ":1}"),
+        json!({"tool_calls": [{"index": 0, "id": "a", "type": "function"}]}),
+        call(1, "b", "{}"),
+    ]);
+    let calls = message.unwrap()["tool_calls"].clone();
+    assert_eq!(calls[0]["id"], "a");
+    assert_eq!(
+        calls[0]["function"],
+        json!({"name": "f", "arguments": "{\"x\":1}"})
+    );
+    assert_eq!(calls[1]["id"], "b");
+    assert_eq!(calls.as_array().unwrap().len(), 2);
+    // Two calls that cannot be told apart.
+    assert!(folded(&[call(0, "a", "{}"), call(0, "b", "{}")]).is_err());
+    assert!(folded(&[call(1, "a", "{}")]).is_err());
+
+    let message = folded(&[
+        json!({"function_call": {"name": "f", "arguments": "{\"x\""}}),
+        json!({"function_call": {"arguments": ":1}"}}),
+    ]);
+    let expected = json!({"name": "f", "arguments": "{\"x\":1}"});
+    assert_eq!(message.unwrap()["function_call"], expected);
+
+    let signed = json!({"signature": "s"});
+    let message = folded(&[
+        json!({"content": "a", "notes": [1], "role": "assistant", "odd": null}),
+        json!({"content": "b", "notes": [2], "role": "assistant", "odd": 1}),
+        json!({"tool_calls": [{"index": 0, "id": "a", "extra": signed}], "odd": 1}),
+    ])
+    .unwrap();
+    assert_eq!(message["role"], "assistant");
+    assert_eq!(message["content"], "ab");
+    assert_eq!(message["notes"], json!([1, 2]));
+    assert_eq!(message["tool_calls"][0]["extra"], signed);
+    assert!(folded(&[call(0, "a", "{}"), json!({"odd": 1}), json!({"odd": 2})]).is_err());
+}
+
+#[test]
+fn what_is_said_of_a_choice_survives_as_stream() {
+    let token =
+        |text: &str| json!({"token": text, "logprob": -0.5, "bytes": null, "top_logprobs": []});
+    let answer = json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{
+            "index": 0, "message": {"role": "assistant", "content": "ab"},
+            "logprobs": {"content": [token("a"), token("b")]},
+            "stop_reason": "###", "finish_reason": "stop",
+        }],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
+    });
+    assert_eq!(
+        without_id(there_and_back(&openai(), &answer)),
+        expected(answer)
+    );
+    let chunk = |text: &str, reason: Value| {
+        json!({"choices": [{
+            "index": 0, "delta": {"content": text}, "finish_reason": reason,
+            "logprobs": {"content": [token(text)], "refusal": null},
+        }]})
+    };
+    let stream = stream_of(&[chunk("a", json!(null)), chunk("b", json!("stop"))]);
+    let record = openai()
+        .record(&recording(true), stream.as_bytes())
+        .unwrap();
+    let answer: Value = serde_json::from_slice(&record).unwrap();
+    let tokens = &answer["choices"][0]["logprobs"]["content"];
+    assert_eq!(*tokens, json!([token("a"), token("b")]));
+}
+
+#[test]
+fn a_content_block_without_end_is_not_kept() {
+    let start = |index: u32, block: Value| json!({"type": "content_block_start", "index": index, "content_block": block});
+    let delta = |index: u32, delta: Value| json!({"type": "content_block_delta", "index": index, "delta": delta});
+    let stop = |index: u32| json!({"type": "content_block_stop", "index": index});
+    let text = || delta(0, json!({"type": "text_delta", "text": "hi"}));
+    let input = |part: &str| delta(1, json!({"type": "input_json_delta", "partial_json": part}));
+    let keep = |events: &[Value]| {
+        let mut whole = vec![
+            json!({"type": "message_start", "message": {"type": "message", "role": "assistant"}}),
+            start(0, json!({"type": "text", "text": ""})),
+        ];
+        whole.extend_from_slice(events);
+        whole.push(json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}));
+        whole.push(json!({"type": "message_stop"}));
+        anthropic().record(&recording(true), stream_of(&whole).as_bytes())
+    };
+    let tool = || {
+        start(
+            1,
+            json!({"type": "tool_use", "id": "t", "name": "f", "input": {}}),
+        )
+    };
+    let whole = [
+        text(),
+        stop(0),
+        tool(),
+        input("{\"x\":"),
+        input("1}"),
+        stop(1),
+    ];
+    let record: Value = serde_json::from_slice(&keep(&whole).unwrap()).unwrap();
+    assert_eq!(record["content"][1]["input"], json!({"x": 1}));
+    for broken in [
+        &whole[..5],
+        &[text(), tool(), input("{}"), stop(1)],
+        &[text(), stop(0), tool(), input("{"), stop(1)],
+        &[text(), stop(0), text(), tool(), stop(1)],
+        &[
+            text(),
+            stop(0),
+            start(2, json!({"type": "text", "text": ""})),
+            stop(2),
+        ],
+        &[
+            text(),
+            stop(0),
+            tool(),
+            delta(1, json!({"type": "unheard_of"})),
+            stop(1),
+        ],
+    ] {
+        assert!(keep(broken).is_err(), "{broken:?}");
+    }
 }
 
 #[test]
@@ -273,7 +530,7 @@ fn a_simplified_answer_is_valid_both_ways_and_is_not_kept() {
     let outcome = Outcome::new(Kind::Unavailable);
     for recorder in [openai(), anthropic()] {
         for stream in [false, true] {
-            let call = call(recorder, stream);
+            let call = call(&recorder, stream);
             let text = Simplified::new("Come back later.", 200, &outcome);
             let (head, body) = recorder.simplified(&call, &text);
             assert_eq!(head.status, 200);
