@@ -402,6 +402,15 @@ fn cached(
     if cache.tool_calls {
         recorder = recorder.allow_tool_calls();
     }
+    let targets = || {
+        model
+            .targets
+            .iter()
+            .filter_map(|name| config.targets.get(name))
+    };
+    for header in targets().flat_map(|target| &target.forward_headers) {
+        recorder = recorder.vary(header.clone());
+    }
     let mut settings = CacheConfig::default();
     settings.stale_if_error = cache.stale_if_error;
     settings.fresh_for = cache.fresh_for;
@@ -424,7 +433,7 @@ fn cached(
             let mut values = request.parts().headers.get_all(name).iter();
             // Of two, who knows which one a proxy has looked at?
             match (values.next(), values.next()) {
-                (Some(value), None) => Some(Tenant::new(value.as_bytes())),
+                (Some(value), None) if !value.is_empty() => Some(Tenant::new(value.as_bytes())),
                 _ => None,
             }
         }

@@ -160,6 +160,36 @@ async fn an_earlier_answer_is_given_again_to_the_same_tenant_when_no_model_can()
 }
 
 #[tokio::test]
+async fn an_earlier_answer_is_not_given_to_nobody_nor_to_another_request() {
+    let cache = "[cache]\ntenant = { header = \"x-tenant\" }\n";
+    let kind = KINDS[0];
+    let tier = "forward_headers = [\"x-tier\"]";
+    let (primary, backup, gateway) = with(kind, cache, tier, "cache = true").await;
+    let ask = async |tenant: &'static str, tier: &'static str| {
+        let mut request = kind.request(&gateway, kind.question("chat").into());
+        for (name, value) in [("x-tenant", tenant), ("x-tier", tier)] {
+            let value = HeaderValue::from_static(value);
+            request.headers_mut().insert(name, value);
+        }
+        read(kind, http1().request(request).await.unwrap()).await
+    };
+    for tenant in ["one", ""] {
+        assert_eq!(ask(tenant, "low").await.text(kind), primary.text());
+    }
+    // They are kept after their end, off the caller's path.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    primary.always(Reply::status(503));
+    backup.always(Reply::status(503));
+    assert_eq!(
+        ask("one", "low").await.header("x-backstop-mode"),
+        "stale",
+        "the same request of the same tenant"
+    );
+    assert_eq!(ask("one", "high").await.status, 503, "another tier");
+    assert_eq!(ask("", "low").await.status, 503, "of nobody");
+}
+
+#[tokio::test]
 async fn the_operators_text_is_the_last_resort() {
     for kind in KINDS {
         let simplified = "simplified = \"Back in {retry_after}: {outcome}.\"";
