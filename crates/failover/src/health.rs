@@ -409,7 +409,7 @@ impl Health {
                     let next = if !word.is_ejected() {
                         word.eject(millis)
                     } else if word.millis() < millis {
-                        word.prolong(millis)
+                        word.postpone(millis)
                     } else {
                         return None;
                     };
@@ -690,7 +690,7 @@ impl Permit {
         let until = shared.millis_up(until);
         self.change(shared, |word| {
             if self.is_probe {
-                word.prolong(until)
+                word.prolong(until.max(word.millis()))
             } else {
                 word.without_successes()
             }

@@ -569,6 +569,25 @@ fn replicas_learn_from_each_other() {
 }
 
 #[test]
+fn what_another_replica_knows_does_not_let_a_second_probe_begin() {
+    let now = Instant::now();
+    let health = ejected(config(), now);
+    let due = now + SECOND * 5;
+    let probe = health.try_acquire(due).unwrap();
+    let until = due + SECOND * 9;
+    health.apply(due, Remote::Faulting { until });
+    assert_eq!(
+        health.try_acquire(until).unwrap_err().reason,
+        SkipReason::Probing
+    );
+    // Its failure does not bring the next one forward.
+    probe.report(due, &fault());
+    assert_eq!(health.due(due), Some(until));
+    let next = health.try_acquire(until).unwrap();
+    assert!(next.is_probe());
+}
+
+#[test]
 fn a_gate_decides_who_probes() {
     struct Never;
     impl ProbeGate for Never {

@@ -67,6 +67,11 @@ impl Word {
         Self(self.0 & !(TIME | PROBE | SUCCESSES) | clip(millis))
     }
 
+    /// Ejected for longer, until `millis`: a probe that is under way goes on, alone.
+    pub(super) const fn postpone(self, millis: u64) -> Self {
+        Self(self.0 & !(TIME | SUCCESSES) | clip(millis))
+    }
+
     pub(super) const fn with_probe(self) -> Self {
         Self(self.0 | PROBE)
     }
