@@ -73,6 +73,16 @@ impl Hedge {
             seen.record(took, quantile);
         }
     }
+
+    /// Takes note of a time for which a first token was waited for in vain: because the attempt
+    /// timed out, or was called off when another one answered.
+    ///
+    /// Without it the estimate would only hear of those that were quick enough, and sink.
+    pub(crate) fn record_wait(&self, seen: &Quantile, waited: Duration) {
+        if let When::Percentile { quantile, .. } = self.0 {
+            seen.record_wait(waited, quantile);
+        }
+    }
 }
 
 // === impl Quantile ===
@@ -89,12 +99,6 @@ impl Quantile {
             .then(|| Duration::from_nanos(self.estimate.load(Ordering::Relaxed)))
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "an estimate of some seconds in nanoseconds, never negative"
-    )]
     fn record(&self, took: Duration, quantile: f64) {
         let took = nanos(took).max(1);
         // The first samples only raise it, so that it starts at their maximum.
@@ -103,13 +107,30 @@ impl Quantile {
             self.estimate.fetch_max(took, Ordering::Relaxed);
             return;
         }
-        // Samples that are lost in a race do not matter.
-        let estimate = self.estimate.load(Ordering::Relaxed);
-        let share = if took > estimate {
+        let is_above = took > self.estimate.load(Ordering::Relaxed);
+        self.move_by(if is_above {
             1.0 + Self::STEP * quantile
         } else {
             1.0 - Self::STEP * (1.0 - quantile)
-        };
+        });
+    }
+
+    /// A wait that is shorter than the estimate does not say on which side of it the time is.
+    fn record_wait(&self, waited: Duration, quantile: f64) {
+        if self.get().is_some_and(|estimate| waited >= estimate) {
+            self.move_by(1.0 + Self::STEP * quantile);
+        }
+    }
+
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an estimate of some seconds in nanoseconds, never negative"
+    )]
+    fn move_by(&self, share: f64) {
+        // Samples that are lost in a race do not matter.
+        let estimate = self.estimate.load(Ordering::Relaxed);
         let moved = (estimate as f64 * share) as u64;
         self.estimate.store(moved.max(1), Ordering::Relaxed);
     }

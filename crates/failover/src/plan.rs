@@ -67,9 +67,18 @@ pub trait Plan: Send + Sync + 'static {
     /// The order for one call. A target that is not in it is not asked at all.
     fn order(&self, call: &Call) -> Order;
 
-    /// A target's first token came `took` after the request was sent, or had not come by then.
+    /// A target's first token came `took` after the request was sent.
     fn on_first_token(&self, now: Instant, target: usize, took: Duration) {
         let _ = (now, target, took);
+    }
+
+    /// A target's first token had not come when it was given up, `waited` after the request was
+    /// sent.
+    ///
+    /// It may have been given up early, because the deadline was near or a gateway in between had
+    /// no patience: all that is known is that the first token would have taken longer.
+    fn on_no_first_token(&self, now: Instant, target: usize, waited: Duration) {
+        let _ = (now, target, waited);
     }
 
     /// `target` answered the call, of which `first` was the first of the order.
@@ -128,6 +137,10 @@ impl Plan for Box<dyn Plan> {
 
     fn on_first_token(&self, now: Instant, target: usize, took: Duration) {
         (**self).on_first_token(now, target, took);
+    }
+
+    fn on_no_first_token(&self, now: Instant, target: usize, waited: Duration) {
+        (**self).on_no_first_token(now, target, waited);
     }
 
     fn on_served(&self, call: &Call, target: usize, first: usize) {

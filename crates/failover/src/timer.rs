@@ -32,6 +32,13 @@ pub(crate) fn since(now: Instant, then: Instant) -> Duration {
     now.saturating_duration_since(then)
 }
 
+/// `wait` after `now`, or a year after it if that is sooner: longer than any call, and within every
+/// clock's range.
+pub(crate) fn later(now: Instant, wait: Duration) -> Instant {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    now + wait.min(YEAR)
+}
+
 impl Timer {
     /// A limit at `at`, now that it is `now`.
     pub(crate) const fn new(now: Instant, at: Instant) -> Self {

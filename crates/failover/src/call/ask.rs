@@ -19,7 +19,7 @@ use crate::{
     ResponseBody,
     attempt::{Attempted, AttemptedOf, BodyOf, Course, HeadOf, Limits, Loss, Start},
     budget::Spend,
-    timer::Timer,
+    timer::{Timer, later},
 };
 
 /// Which target was asked, and how.
@@ -85,7 +85,7 @@ where
         let inner = Arc::clone(&self.inner);
         let classify = &inner.classify;
         let at = first.course().at;
-        let mut timer = pin!(Timer::new(at, at + delay));
+        let mut timer = pin!(Timer::new(at, later(at, delay)));
         let attempted = poll_fn(|cx| {
             let mut first = poll_fn(|cx| first.as_mut().poll(classify, cx));
             timer.as_mut().poll_race(Pin::new(&mut first), cx)
@@ -122,19 +122,16 @@ where
                 (&first, &second)
             };
             let other = *other.course();
+            // A backup that is only tried out says nothing for the other.
+            let may_stand = !is_hedge && first.course().tried.cause != Cause::Exercise;
             let round = self.settle(one.course(), one.now(), attempted);
             // Whatever ends the round calls off the other attempt, by dropping it.
             let other_lost = first_loss.is_some() || second_loss.is_some();
             let loss = match round {
-                Round::Lost(loss, _) if is_hedge || !self.stands(&loss) => loss,
+                Round::Lost(loss, _) if !may_stand || !self.stands(&loss) => loss,
                 round => {
                     if !other_lost {
-                        let took = self.now.saturating_duration_since(other.at);
-                        if let Some(place) = other.place
-                            && let Some(tried) = self.past().trace.attempt_mut(place)
-                        {
-                            tried.took = took;
-                        }
+                        self.call_off(other);
                     }
                     return round;
                 }
@@ -167,6 +164,15 @@ where
         let name = self.inner.state.name(course.target);
         let past = self.past.get_or_insert_default();
         course.place = Some(past.trace.push(name, Considered::Tried(course.tried)));
+    }
+
+    /// Takes note of an attempt that another one was quicker than.
+    fn call_off(&mut self, mut other: Course) {
+        other.tried.called_off = true;
+        other.tried.took = self.now.saturating_duration_since(other.at);
+        self.note_wait(&other);
+        let past = self.past.get_or_insert_default();
+        other.put(&mut past.trace, self.inner.state.name(other.target));
     }
 
     /// Takes note of how an attempt went.

@@ -54,15 +54,28 @@ where
         let past = self.past.get_or_insert_default();
         course.put(&mut past.trace, state.name(target));
         if let Kind::TimedOut(Phase::Headers | Phase::FirstToken) = kind {
-            state
-                .shared
-                .plan
-                .on_first_token(self.now, target, first_token(tried));
+            self.note_wait(course);
         }
         if tried.possible_duplicate {
+            let state = &self.inner.state;
             state.observer.on_event(&Event::PossibleDuplicate {
                 target: state.name(target),
             });
+        }
+    }
+
+    /// Takes note of an attempt of which no first token came while it was waited for.
+    pub(super) fn note_wait(&self, course: &Course) {
+        let Course { target, tried, .. } = course;
+        let target = *target;
+        // Before it is ready nothing has been sent.
+        if let Some(ready) = tried.ready {
+            let waited = tried.took.saturating_sub(ready);
+            let shared = &self.inner.state.shared;
+            shared.plan.on_no_first_token(self.now, target, waited);
+        }
+        if let Some(hedge) = self.inner.config.hedge {
+            hedge.record_wait(&self.target(target).first_token, tried.took);
         }
     }
 
@@ -73,7 +86,7 @@ where
         head: HeadOf<P, S::Response>,
         body: Option<AnswerBody<P, S::Response, C::Stream, O>>,
     ) -> Answer<P, S::Response, C::Stream, O> {
-        if target != self.planned_first {
+        if target != self.planned_first && self.order.exercised() != Some(target) {
             tracing::info!(
                 name: "backstop.failover.rescued",
                 target = %self.inner.state.name(target),
@@ -156,11 +169,11 @@ where
     fn soonest(&self) -> Option<Duration> {
         let room_at = self.past.as_ref().and_then(|past| past.room_at);
         let mut soonest = room_at;
-        for (target, state) in self.inner.state.shared.targets.iter().enumerate() {
+        for target in self.order.order.iter() {
             if self.unsuited(target).is_some() {
                 continue;
             }
-            match state.health.due(self.now) {
+            match self.target(target).health.due(self.now) {
                 Some(due) if due > self.now => {
                     soonest = Some(soonest.map_or(due, |soonest| soonest.min(due)));
                 }

@@ -95,7 +95,7 @@ where
         );
         let shared = &inner.state.shared;
         let forced = match extensions.and_then(|extensions| extensions.get::<Force>()) {
-            Some(force) => shared.order(force),
+            Some(force) => Some(shared.order(force).unwrap_or(Order::Nobody)),
             None => shared.forced.get(),
         };
         let affinity = extensions.and_then(|extensions| extensions.get::<Affinity>().copied());
@@ -108,17 +108,14 @@ where
             needs = needs.bytes(bytes);
         }
         let exercise = inner.config.exercise.filter(|_| forced.is_none());
-        let order = Sequence::new(
-            shared
-                .plan
-                .order(&planning(started, inner.services.len(), affinity)),
-            exercise,
-        );
+        let planned = shared
+            .plan
+            .order(&planning(started, inner.services.len(), affinity));
         Self {
             inner,
             spare: None,
-            planned_first: order.order.first().unwrap_or(0),
-            order,
+            planned_first: planned.first().unwrap_or(0),
+            order: Sequence::new(planned, exercise),
             started,
             now: started,
             deadline,

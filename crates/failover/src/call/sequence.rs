@@ -44,6 +44,11 @@ impl Sequence {
         Some((target, self.is_exercise && self.past == 1))
     }
 
+    /// The target that is asked first only to see that it works.
+    pub(super) fn exercised(&self) -> Option<usize> {
+        self.order.first().filter(|_| self.is_exercise)
+    }
+
     /// The targets that have not had their turn.
     pub(super) fn rest(&self) -> impl Iterator<Item = usize> + '_ {
         self.order.iter_from(self.past)

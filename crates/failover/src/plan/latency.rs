@@ -18,6 +18,9 @@ use crate::{
 /// Targets that are about as fast as the fastest are equals, and so is one of which nothing is
 /// known: among equals the configuration decides. Otherwise noise would move conversations to and
 /// fro and waste the providers' prompt caches.
+///
+/// A first token that did not come counts as well, as the time for which it was waited at least. It
+/// never makes a target look faster: a gateway that gives up at once says nothing about its model.
 pub struct LeastFirstToken {
     epoch: Epoch,
     /// Of each target an [`Average`].
@@ -27,8 +30,8 @@ pub struct LeastFirstToken {
     memory: Duration,
 }
 
-/// `microseconds (32) | milliseconds of the last sample (32)`: up to 71 minutes of latency. The
-/// time goes round in 49 days; only differences are used. Zero: nothing is known.
+/// `microseconds (31) | only waited (1) | milliseconds of the last sample (32)`: up to 35 minutes
+/// of latency. The time goes round in 49 days; only differences are used. Zero: nothing is known.
 #[derive(Clone, Copy)]
 struct Average(u64);
 
@@ -93,7 +96,8 @@ impl LeastFirstToken {
         Ok(self)
     }
 
-    /// The average latency until the first token, if anything is known of the target.
+    /// The average latency until the first token, if anything is known of the target; if none has
+    /// come yet, the longest wait for one.
     #[must_use]
     pub fn average(&self, target: usize) -> Option<Duration> {
         self.known(target)
@@ -111,6 +115,24 @@ impl LeastFirstToken {
     )]
     fn millis(&self, now: Instant) -> u32 {
         (self.epoch.nanos(now) / 1_000_000) as u32
+    }
+
+    fn learn(
+        &self,
+        now: Instant,
+        target: usize,
+        took: Duration,
+        learn: impl Fn(Average, u32, u64, Duration) -> Average,
+    ) {
+        let Some(average) = self.averages.get(target) else {
+            return;
+        };
+        let now = self.millis(now);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros.clamp(1, Average::MOST_MICROS);
+        let _ = average.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            Some(learn(Average(word), now, micros, self.memory).0)
+        });
     }
 
     /// The target that was asked longest ago.
@@ -136,6 +158,7 @@ impl Plan for LeastFirstToken {
         let best = order
             .iter()
             .filter_map(|target| self.known(target))
+            .filter(|average| !average.only_waited())
             .map(Average::micros)
             .min();
         if let Some(best) = best {
@@ -143,7 +166,7 @@ impl Plan for LeastFirstToken {
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,
-                reason = "32 bits of microseconds times a positive number; too large a one is cut"
+                reason = "31 bits of microseconds times a positive number; too large a one is cut"
             )]
             let equal = (best as f64 * (1.0 + self.tolerance)) as u64;
             order.sort_by_key(|target| match self.known(target) {
@@ -158,14 +181,11 @@ impl Plan for LeastFirstToken {
     }
 
     fn on_first_token(&self, now: Instant, target: usize, took: Duration) {
-        let Some(average) = self.averages.get(target) else {
-            return;
-        };
-        let now = self.millis(now);
-        let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let _ = average.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-            Some(Average(word).with(now, sample, self.memory).0)
-        });
+        self.learn(now, target, took, Average::with);
+    }
+
+    fn on_no_first_token(&self, now: Instant, target: usize, waited: Duration) {
+        self.learn(now, target, waited, Average::with_wait);
     }
 }
 
@@ -191,30 +211,65 @@ impl Average {
     /// The least weight of a sample: of many that come at the same time each still counts.
     const LEAST_WEIGHT: f64 = 0.01;
 
+    const MOST_MICROS: u64 = (1 << 31) - 1;
+
+    const ONLY_WAITED: u64 = 1 << 32;
+
+    const fn new(micros: u64, now: u32) -> Self {
+        Self(micros << 33 | now as u64)
+    }
+
     const fn micros(self) -> u64 {
-        self.0 >> 32
+        self.0 >> 33
+    }
+
+    /// Whether no first token has come yet.
+    const fn only_waited(self) -> bool {
+        self.0 & Self::ONLY_WAITED != 0
     }
 
     const fn stamp(self) -> u32 {
         (self.0 & 0xffff_ffff) as u32
     }
 
+    /// After a first token that took so long.
+    fn with(self, now: u32, sample: u64, memory: Duration) -> Self {
+        let average = self.moved(now, sample, memory);
+        Self::new(
+            if self.only_waited() {
+                average.max(sample)
+            } else {
+                average
+            },
+            now,
+        )
+    }
+
+    /// After a first token that had not come by then.
+    fn with_wait(self, now: u32, waited: u64, memory: Duration) -> Self {
+        if waited <= self.micros() {
+            return self;
+        }
+        if self.0 == 0 || self.only_waited() {
+            return Self(Self::new(waited, now).0 | Self::ONLY_WAITED);
+        }
+        Self::new(self.moved(now, waited, memory), now)
+    }
+
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         clippy::cast_precision_loss,
-        reason = "between two numbers of 32 bits"
+        reason = "between two numbers of 31 bits"
     )]
-    fn with(self, now: u32, sample: u32, memory: Duration) -> Self {
-        let average = if self.0 == 0 {
-            u64::from(sample)
-        } else {
-            let passed = f64::from(now.wrapping_sub(self.stamp())) * 1e6;
-            let weight = 1.0 - (-passed / nanos(memory) as f64).exp();
-            let weight = weight.max(Self::LEAST_WEIGHT);
-            let old = self.micros() as f64;
-            (old + (f64::from(sample) - old) * weight).round() as u64
-        };
-        Self(average.max(1) << 32 | u64::from(now))
+    fn moved(self, now: u32, sample: u64, memory: Duration) -> u64 {
+        if self.0 == 0 {
+            return sample;
+        }
+        let passed = f64::from(now.wrapping_sub(self.stamp())) * 1e6;
+        let weight = 1.0 - (-passed / nanos(memory) as f64).exp();
+        let weight = weight.max(Self::LEAST_WEIGHT);
+        let old = self.micros() as f64;
+        (old + (sample as f64 - old) * weight).round() as u64
     }
 }

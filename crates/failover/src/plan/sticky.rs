@@ -140,6 +140,10 @@ impl<P: Plan> Plan for Sticky<P> {
         self.plan.on_first_token(now, target, took);
     }
 
+    fn on_no_first_token(&self, now: Instant, target: usize, waited: Duration) {
+        self.plan.on_no_first_token(now, target, waited);
+    }
+
     fn on_served(&self, call: &Call, target: usize, first: usize) {
         if let Some(affinity) = call.affinity
             && target != first

@@ -183,6 +183,35 @@ fn the_fastest_is_first_and_equals_keep_their_order() {
 }
 
 #[test]
+fn a_wait_in_vain_makes_slower_and_never_faster() {
+    let ms = Duration::from_millis;
+    let now = Instant::now();
+    let call = Call::new(now, 2);
+    let plan = || LeastFirstToken::new().explore(0.0).unwrap();
+    // Of a target of which nothing is known a short wait says little, a long one something.
+    for (waited, first) in [(ms(1), 0), (ms(110), 0), (ms(200), 1)] {
+        let plan = plan();
+        plan.on_no_first_token(now, 0, waited);
+        plan.on_first_token(now, 1, ms(100));
+        assert_eq!(plan.order(&call).first(), Some(first), "{waited:?}");
+        assert_eq!(plan.average(0), Some(waited));
+        // A shorter one takes nothing back, and the first answer is not taken for a quicker one.
+        plan.on_no_first_token(now, 0, ms(1));
+        assert_eq!(plan.average(0), Some(waited));
+        plan.on_first_token(now, 0, ms(300));
+        assert_eq!(plan.average(0), Some(ms(300)));
+        assert_eq!(plan.order(&call).first(), Some(1));
+    }
+    let plan = Sticky::new(plan(), SECOND).unwrap();
+    plan.on_first_token(now, 0, ms(100));
+    plan.on_first_token(now, 1, ms(100));
+    plan.on_no_first_token(now + SECOND * 600, 0, ms(1));
+    assert_eq!(plan.order(&call).first(), Some(0));
+    plan.on_no_first_token(now + SECOND * 600, 0, SECOND * 3600);
+    assert_eq!(plan.order(&call).first(), Some(1));
+}
+
+#[test]
 fn the_average_forgets_by_time() {
     let plan = LeastFirstToken::new().explore(0.0).unwrap();
     let now = Instant::now();
