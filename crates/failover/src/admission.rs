@@ -40,6 +40,7 @@ use self::rate::Rate;
 use crate::{
     ConfigError, Skipped,
     sync::{AtomicUsize, Ordering},
+    timer::later,
 };
 
 /// The admission to one target. Clones share it.
@@ -111,8 +112,8 @@ impl Admission {
                 (held < shared.max_concurrent).then(|| held + 1)
             });
         if place.is_err() {
-            let later = now + shared.return_after;
-            return Err(Skipped::new(SkipReason::AtCapacity).until(later));
+            let at = later(now, shared.return_after);
+            return Err(Skipped::new(SkipReason::AtCapacity).until(at));
         }
         // From here on the place is given back whatever happens.
         let slot = Slot {

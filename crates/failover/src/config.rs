@@ -252,8 +252,8 @@ impl<C, P, O> FailoverBuilder<C, P, O> {
     ///
     /// # Errors
     ///
-    /// When a setting cannot work. Whether the plan fits the targets shows when the layer is put
-    /// on a service.
+    /// When a setting cannot work. Whether the plan and the share of exercise fit the targets shows
+    /// when the layer is put on a service.
     pub fn layer<R, Res>(self) -> Result<FailoverLayer<R, Res, C, P, O>, ConfigError> {
         self.config.validate(2)?;
         Ok(FailoverLayer::of(self))

@@ -61,7 +61,7 @@ pub struct TargetStatus {
 pub enum Force {
     /// Not the first one.
     Fallback,
-    /// This one only.
+    /// This one only; nobody, if no target has that name.
     Target(Arc<str>),
 }
 
@@ -74,6 +74,8 @@ pub(crate) struct Forced(AtomicUsize);
 pub(crate) enum Order {
     Fallback,
     Only(usize),
+    /// A target was named that is not there: an answer of any other would be taken for its.
+    Nobody,
 }
 
 // === impl FailoverHandle ===
@@ -142,7 +144,7 @@ impl FailoverHandle {
             None => 0,
             Some(Some(Order::Fallback)) => 1,
             Some(Some(Order::Only(place))) => place + 2,
-            Some(None) => return false,
+            Some(Some(Order::Nobody) | None) => return false,
         };
         self.shared.forced.0.store(word, Ordering::Release);
         true

@@ -81,7 +81,8 @@ where
 
     /// # Panics
     ///
-    /// When a [plan](FailoverBuilder::plan) was set that does not fit the targets.
+    /// When a [plan](FailoverBuilder::plan) was set that does not fit the targets, or a share of the
+    /// calls for [exercise](FailoverBuilder::exercise) that is too large for so many.
     fn layer(&self, primary: S) -> Self::Service {
         let primary = self.primary.clone().map(|()| boxed(primary));
         let targets = [primary]
@@ -90,12 +91,12 @@ where
             .collect();
         #[expect(
             clippy::expect_used,
-            reason = "the settings were validated when the layer was built; a plan as documented"
+            reason = "the settings were validated when the layer was built; the rest is documented"
         )]
         self.builder
             .clone()
             .assemble(targets)
-            .expect("the plan fits the targets")
+            .expect("the plan and the share of exercise fit the targets")
     }
 }
 

@@ -59,7 +59,8 @@ impl<S> Target<S> {
     }
 
     /// Keeps at least this much of the deadline for this target while others are asked before it,
-    /// if there is that much; see [`Reserve`](crate::Reserve) for what is kept for all of them.
+    /// but no more than an even part of what is left; see [`Reserve`](crate::Reserve) for what is kept
+    /// for all of them.
     #[must_use]
     pub fn least_time(mut self, time: Duration) -> Self {
         self.about.least_time = time;

@@ -68,11 +68,12 @@ where
         }
         // Nobody may be asked: the last usable target is never benched.
         let targets = &self.inner.state.shared.targets;
-        let able = targets
+        let able = self
+            .order
+            .order
             .iter()
-            .enumerate()
-            .filter(|(target, _)| self.unsuited(*target).is_none())
-            .map(|(target, state)| (target, &state.health));
+            .filter(|target| self.unsuited(*target).is_none())
+            .map(|target| (target, &targets[target].health));
         let choice = self.inner.config.last_resort.choose(self.now, able);
         let Choice::Try { target, permit } = choice else {
             return None;
@@ -94,6 +95,7 @@ where
         let forbidden = match self.forced {
             Some(Order::Fallback) => target == 0,
             Some(Order::Only(only)) => target != only,
+            Some(Order::Nobody) => true,
             None => false,
         };
         if forbidden {

@@ -3,6 +3,7 @@
 use std::{ops::ControlFlow, pin::pin};
 
 use backstop_core::{BoxError, Cause, Classify, Event, Observer, Outcome, Replay, Responses};
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
@@ -10,7 +11,14 @@ use super::{
     ask::{Asked, Round, RoundOf},
     choose::Pick,
 };
-use crate::{budget::Spend, health::State, keep::READ_WITHIN, policy, retry::Retry, timer::Timer};
+use crate::{
+    budget::Spend,
+    health::State,
+    keep::READ_WITHIN,
+    policy,
+    retry::Retry,
+    timer::{Timer, later},
+};
 
 /// What follows from a round that gave no answer.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +94,7 @@ where
         }
         if let Some(retry) = self.inner.config.retry
             && !lost.hedged
+            && !asked.is_exercise
             && let Some(pick) = self.again(retry, asked, &lost.outcome, *retries).await
         {
             *retries += 1;
@@ -141,7 +150,10 @@ where
     ) -> Option<Pick> {
         let Asked { target, until, .. } = asked;
         let wait = retry.wait(outcome, before, fastrand::f64())?;
-        let at = self.now + wait;
+        // A limit with a time counts from when health heard of it, which is a little later than the
+        // end of the attempt: it is to be over when the wait is.
+        self.now = self.now.max(Instant::now());
+        let at = later(self.now, wait);
         // Neither time nor budget is spent on one that is ejected or will be limited still.
         let health = &self.target(target).health;
         let may_be_asked = match health.state(self.now) {
