@@ -148,3 +148,71 @@ impl<K, F> fmt::Debug for JudgedStream<K, F> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use backstop_core::Kind;
+
+    use super::*;
+
+    /// Says what a piece that begins with it stands for: `.` the end, `e` an error.
+    #[derive(Default)]
+    struct Plain;
+
+    impl ClassifyStream for Plain {
+        fn on_data(&mut self, chunk: &[u8]) -> Step {
+            match chunk.first() {
+                Some(b'.') => {
+                    let mut step = Step::default();
+                    step.progress = Progress::End;
+                    step
+                }
+                Some(b'e') => Step::failed(Progress::End, Outcome::new(Kind::Overloaded)),
+                _ => Step::default(),
+            }
+        }
+
+        fn on_end(&mut self, end: End<'_>) -> Outcome {
+            match end {
+                End::Dropped => Outcome::cancelled(),
+                _ => Outcome::success(),
+            }
+        }
+    }
+
+    fn stream() -> JudgedStream<Plain, impl Fn(&Plain, &[u8]) -> Option<Outcome>> {
+        JudgedStream {
+            reader: Plain,
+            judge: |_: &Plain, _: &[u8]| Some(Outcome::new(Kind::Malformed)),
+            held: Some(Vec::new()),
+            bad: None,
+        }
+    }
+
+    #[test]
+    fn only_what_is_whole_and_good_so_far_is_judged() {
+        let mut judged = stream();
+        let failed = judged.on_data(b".").failed.unwrap();
+        assert_eq!(failed.kind(), Kind::Malformed);
+        let mut judged = stream();
+        let failed = judged.on_data(b"e").failed.unwrap();
+        assert_eq!(failed.kind(), Kind::Overloaded);
+        let mut judged = stream();
+        judged.on_data(b"a part");
+        assert_eq!(judged.on_end(End::Dropped).kind(), Kind::Cancelled);
+        let mut judged = stream();
+        judged.on_data(b"all");
+        assert_eq!(judged.on_end(End::Clean(None)).kind(), Kind::Malformed);
+    }
+
+    #[test]
+    fn no_more_is_held_than_may_be_held_back() {
+        let mut judged = stream();
+        let piece = vec![b' '; DEFAULT_PEEK_LIMIT];
+        judged.on_data(&piece);
+        assert!(judged.held.is_some());
+        judged.on_data(b" ");
+        assert!(judged.held.is_none());
+        assert!(judged.on_end(End::Clean(None)).is_success());
+    }
+}

@@ -528,6 +528,36 @@ fn what_speaks_of_one_request_benches_nobody_and_any_other_fault_the_target() {
     }
 }
 
+/// Our own guess of a limit is no word of the target: a last resort may try.
+#[test]
+fn a_last_resort_obeys_what_was_stated_and_takes_the_first_of_equals() {
+    let now = Instant::now();
+    let limited = |source| {
+        let health = Health::new(config()).unwrap();
+        let limit = Outcome::new(Kind::Throttled).with_retry_after(SECOND * 9, source);
+        report(&health, now, &limit);
+        health
+    };
+    let stated = limited(HintSource::RetryAfter);
+    let choice = LastResort::TrySoonest.choose(now, [(0, &stated)]);
+    assert!(matches!(choice, Choice::Refuse { .. }));
+    let guessed = limited(HintSource::Local);
+    let choice = LastResort::TrySoonest.choose(now, [(3, &stated), (1, &guessed), (2, &guessed)]);
+    assert!(matches!(choice, Choice::Try { target: 1, .. }));
+    // One that has no room is passed over for one that is due later.
+    let full = ejected(config(), now);
+    let begun = [
+        full.acquire_anyway(now).unwrap(),
+        full.acquire_anyway(now).unwrap(),
+    ];
+    for permit in begun {
+        permit.report(now, &Outcome::timed_out(Phase::Headers));
+    }
+    let _held = full.acquire_anyway(now).unwrap();
+    let choice = LastResort::TrySoonest.choose(now, [(0, &full), (1, &guessed)]);
+    assert!(matches!(choice, Choice::Try { target: 1, .. }));
+}
+
 #[test]
 fn an_operators_word_holds() {
     let now = Instant::now();
@@ -585,6 +615,66 @@ fn what_another_replica_knows_does_not_let_a_second_probe_begin() {
     assert_eq!(health.due(due), Some(until));
     let next = health.try_acquire(until).unwrap();
     assert!(next.is_probe());
+}
+
+#[test]
+fn another_replica_cannot_bench_a_target_for_days() {
+    let now = Instant::now();
+    let until = now + SECOND * 1_000_000;
+    let health = Health::new(config()).unwrap();
+    health.apply(now, Remote::Faulting { until });
+    assert_eq!(health.due(now), Some(now + SECOND * 120));
+    let health = Health::new(config()).unwrap();
+    let throttled = Remote::Throttled {
+        scope: Scope::Account,
+        until,
+        stated: true,
+    };
+    health.apply(now, throttled);
+    assert_eq!(health.due(now), Some(now + SECOND * 3600));
+}
+
+#[test]
+fn what_is_forgotten_counts_no_more() {
+    let now = Instant::now();
+    let health = ejected(config(), now);
+    // Its room is narrow: a round of last resorts timed out.
+    let tried: Vec<_> = (0..8)
+        .map(|_| health.acquire_anyway(now).unwrap())
+        .collect();
+    for permit in tried {
+        permit.report(now, &Outcome::timed_out(Phase::Headers));
+    }
+    assert!((0..9).any(|_| health.acquire_anyway(now).map(std::mem::forget).is_none()));
+    let unstated = Outcome::new(Kind::Throttled);
+    let health = ejected(config(), now);
+    for second in 0..3 {
+        let permit = health.acquire_anyway(now + SECOND * second).unwrap();
+        permit.report(now + SECOND * second, &unstated);
+    }
+    health.forget();
+    assert_eq!(health.state(now), State::Healthy);
+    assert_eq!(health.snapshot(now).times_ejected, 0);
+    // The first limit without a time, the first ejection.
+    let later = now + SECOND * 9;
+    report(&health, later, &unstated);
+    assert_eq!(health.due(later), Some(later + SECOND));
+    let after = later + SECOND;
+    for _ in 0..5 {
+        report(&health, after, &fault());
+    }
+    assert_eq!(health.due(after), Some(after + SECOND * 5));
+}
+
+#[test]
+fn a_failed_probe_that_says_when_to_return_is_obeyed() {
+    let now = Instant::now();
+    let health = ejected(config(), now);
+    let due = now + SECOND * 5;
+    let asked =
+        Outcome::new(Kind::Overloaded).with_retry_after(SECOND * 20, HintSource::RetryAfter);
+    report(&health, due, &asked);
+    assert_eq!(health.due(due), Some(due + SECOND * 20));
 }
 
 #[test]

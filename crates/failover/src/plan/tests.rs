@@ -183,6 +183,17 @@ fn the_fastest_is_first_and_equals_keep_their_order() {
 }
 
 #[test]
+fn of_many_that_come_at_the_same_time_each_counts() {
+    let plan = LeastFirstToken::new();
+    let now = Instant::now();
+    plan.on_first_token(now, 0, SECOND);
+    for _ in 0..1000 {
+        plan.on_first_token(now, 0, SECOND / 10);
+    }
+    assert!(plan.average(0).unwrap() < SECOND / 9);
+}
+
+#[test]
 fn a_wait_in_vain_makes_slower_and_never_faster() {
     let ms = Duration::from_millis;
     let now = Instant::now();
