@@ -6,7 +6,7 @@ use super::{Call, MAX_TARGETS, Order, Plan};
 use crate::{
     ConfigError,
     epoch::{Epoch, nanos},
-    sync::{AtomicU64, Ordering},
+    sync::{AtomicU32, AtomicU64, Ordering},
 };
 
 /// Prefers the target whose first token came soonest of late.
@@ -25,6 +25,8 @@ pub struct LeastFirstToken {
     epoch: Epoch,
     /// Of each target an [`Average`].
     averages: [AtomicU64; MAX_TARGETS],
+    /// When a call last began at each target to explore it, in milliseconds; zero for never.
+    explored: [AtomicU32; MAX_TARGETS],
     explore: f64,
     tolerance: f64,
     memory: Duration,
@@ -55,6 +57,7 @@ impl LeastFirstToken {
         Self {
             epoch: Epoch::default(),
             averages: std::array::from_fn(|_| AtomicU64::new(0)),
+            explored: std::array::from_fn(|_| AtomicU32::new(0)),
             explore: Self::EXPLORE,
             tolerance: Self::TOLERANCE,
             memory: Self::MEMORY,
@@ -135,14 +138,21 @@ impl LeastFirstToken {
         });
     }
 
-    /// The target that was asked longest ago.
+    /// The target that was asked longest ago, or whose turn to be asked that was: one that may not
+    /// be asked, for whatever reason, does not keep the others from being explored.
     pub(super) fn stalest(&self, call: &Call) -> usize {
         let now = self.millis(call.now);
+        let ago = |stamp| now.wrapping_sub(stamp);
         (0..call.targets.min(MAX_TARGETS))
             .rev()
             .max_by_key(|target| {
-                self.known(*target)
-                    .map_or(u32::MAX, |average| now.wrapping_sub(average.stamp()))
+                let asked = self
+                    .known(*target)
+                    .map_or(u32::MAX, |known| ago(known.stamp()));
+                match self.explored[*target].load(Ordering::Relaxed) {
+                    0 => asked,
+                    explored => asked.min(ago(explored)),
+                }
             })
             .unwrap_or(0)
     }
@@ -175,7 +185,10 @@ impl Plan for LeastFirstToken {
             });
         }
         if fastrand::f64() < self.explore {
-            order.move_to_front(self.stalest(call));
+            let target = self.stalest(call);
+            let now = self.millis(call.now).max(1);
+            self.explored[target].store(now, Ordering::Relaxed);
+            order.move_to_front(target);
         }
         order
     }
