@@ -153,6 +153,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_in_vain_counts_when_it_was_longer_than_the_estimate() {
+        let seen = Quantile::default();
+        for _ in 0..20 {
+            seen.record(Duration::from_millis(100), 0.9);
+        }
+        let before = seen.get().unwrap();
+        seen.record_wait(before / 2, 0.9);
+        assert_eq!(seen.get(), Some(before));
+        seen.record_wait(before, 0.9);
+        assert!(seen.get().unwrap() > before);
+    }
+
+    #[test]
     fn too_few_samples_say_nothing() {
         let hedge = Hedge::percentile(0.95, Duration::from_secs(1)).unwrap();
         let seen = Quantile::default();

@@ -11,8 +11,9 @@ use std::{
 };
 
 use backstop_core::{
-    BoxError, Cause, ClassifyErrors, Considered, Deadline, Failure, HintSource, Kind, Mode,
-    Outcome, Phase, Served, SkipReason, Trace, Typed,
+    BoxError, Cause, Classify, ClassifyErrors, ClassifyStream, Considered, Deadline, End, Failure,
+    HintSource, Kind, Mode, Outcome, Phase, Served, SkipReason, Step, Trace, Typed, Verdict,
+    outcome_of,
 };
 use backstop_failover::{
     Failover, FailoverBuilder, Force, Hedge, Reserve, Retry, Target,
@@ -782,4 +783,47 @@ async fn a_probe_is_told_as_one() {
         self::trace(&other).candidates().next().unwrap().verdict,
         skipped
     );
+}
+
+/// A classifier that can only tell at the end, of an answer that has no body to read.
+#[derive(Clone, Copy)]
+struct AtTheEnd(Kind);
+
+impl Classify<(), &'static str> for AtTheEnd {
+    type Call = ();
+    type Stream = Self;
+
+    fn on_request(&self, (): &()) {}
+
+    fn on_response(&self, (): &(), _: &&'static str) -> Verdict<Self> {
+        Verdict::AtEnd(*self)
+    }
+
+    fn on_error(&self, (): &(), error: &(dyn std::error::Error + 'static)) -> Outcome {
+        outcome_of(error)
+    }
+}
+
+impl ClassifyStream for AtTheEnd {
+    fn on_data(&mut self, _: &[u8]) -> Step {
+        Step::default()
+    }
+
+    fn on_end(&mut self, _: End<'_>) -> Outcome {
+        Outcome::new(self.0)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_body_is_judged_by_its_end() {
+    for (kind, asked_both) in [(Kind::Success, false), (Kind::Malformed, true)] {
+        let (first, _) = typist("first", |_| Does::Answers(Duration::ZERO));
+        let (second, asked) = typist("second", |_| Does::Answers(Duration::ZERO));
+        let failover = typed()
+            .classify(AtTheEnd(kind))
+            .build(vec![first, second])
+            .unwrap();
+        let _ = failover.oneshot(()).await;
+        assert_eq!(asked.load(Ordering::SeqCst), usize::from(asked_both));
+    }
 }

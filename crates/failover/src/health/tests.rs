@@ -646,6 +646,9 @@ fn what_is_forgotten_counts_no_more() {
         permit.report(now, &Outcome::timed_out(Phase::Headers));
     }
     assert!((0..9).any(|_| health.acquire_anyway(now).map(std::mem::forget).is_none()));
+    health.forget();
+    let many: Vec<_> = (0..9).map_while(|_| health.acquire_anyway(now)).collect();
+    assert_eq!(many.len(), 9);
     let unstated = Outcome::new(Kind::Throttled);
     let health = ejected(config(), now);
     for second in 0..3 {

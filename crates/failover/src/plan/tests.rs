@@ -209,6 +209,8 @@ fn a_wait_in_vain_makes_slower_and_never_faster() {
         // A shorter one takes nothing back, and the first answer is not taken for a quicker one.
         plan.on_no_first_token(now, 0, ms(1));
         assert_eq!(plan.average(0), Some(waited));
+        plan.on_no_first_token(now, 0, ms(250));
+        assert_eq!(plan.average(0), Some(ms(250)));
         plan.on_first_token(now, 0, ms(300));
         assert_eq!(plan.average(0), Some(ms(300)));
         assert_eq!(plan.order(&call).first(), Some(1));
