@@ -17,9 +17,25 @@ use tower::{
     limit::{RateLimit, rate::Rate},
     service_fn,
 };
+use tower_http::{
+    classify::{ServerErrorsAsFailures, SharedClassifier},
+    trace::{Trace, TraceLayer},
+};
+use tracing::Span;
 
 type HttpRequest = Request<Full<Bytes>>;
 type HttpResponse = Response<Full<Bytes>>;
+
+type Traced<S> = Trace<
+    S,
+    SharedClassifier<ServerErrorsAsFailures>,
+    fn(&HttpRequest) -> Span,
+    (),
+    (),
+    (),
+    (),
+    (),
+>;
 
 const DATA: Bytes = Bytes::from_static(&[b'x'; 200]);
 
@@ -72,13 +88,16 @@ const AT_HEAD: Classifier = Classifier {
     headroom: None,
 };
 
-fn typed_model()
+// The models of two cases are of two types, as a program has one stack of a type. What the compiler
+// inlines in one case then does not depend on which others there are.
+
+fn typed_model<const CASE: u8>()
 -> impl Service<u64, Response = u64, Error = Infallible, Future = Ready<Result<u64, Infallible>>> + Clone
 {
     service_fn(|request: u64| ready(Ok::<_, Infallible>(request)))
 }
 
-fn http_model() -> impl Service<
+fn http_model<const CASE: u8>() -> impl Service<
     HttpRequest,
     Response = HttpResponse,
     Error = Infallible,
@@ -90,6 +109,19 @@ fn http_model() -> impl Service<
 /// A rate that no benchmark reaches.
 fn rate() -> Rate {
     Rate::new(u64::MAX, Duration::from_secs(1))
+}
+
+/// What it takes of other crates to look at each response and to watch its body to the end:
+/// tower-http's `Trace`, told to do nothing with what it finds.
+fn traced<S>(model: S) -> Traced<S> {
+    TraceLayer::new_for_http()
+        .make_span_with((|_| Span::none()) as fn(&HttpRequest) -> Span)
+        .on_request(())
+        .on_response(())
+        .on_body_chunk(())
+        .on_eos(())
+        .on_failure(())
+        .layer(model)
 }
 
 fn call_typed<S: Service<u64>>(service: impl FnOnce() -> S, iterations: u64) {
@@ -130,8 +162,8 @@ where
                 let request = Request::new(Full::new(DATA));
                 if let Ok(response) = service.call(black_box(request)).await {
                     let mut body = std::pin::pin!(response.into_body());
-                    while let Some(frame) = body.frame().await {
-                        let _ = black_box(frame.is_ok());
+                    while let Some(Ok(frame)) = body.frame().await {
+                        let _ = black_box(frame.into_data());
                     }
                 }
             }
@@ -140,17 +172,17 @@ where
 }
 
 fn typed_bare(iterations: u64) {
-    call_typed(typed_model, iterations);
+    call_typed(typed_model::<1>, iterations);
 }
 
 fn typed_tower(iterations: u64) {
-    call_typed(|| RateLimit::new(typed_model(), rate()), iterations);
+    call_typed(|| RateLimit::new(typed_model::<2>(), rate()), iterations);
 }
 
 fn typed_ours(iterations: u64) {
     let builder = RateLimitLayer::builder("model", ClassifyErrors).protocol::<Typed>();
     if let Ok(layer) = builder.build() {
-        call_typed(|| layer.layer(typed_model()), iterations);
+        call_typed(|| layer.layer(typed_model::<3>()), iterations);
     }
 }
 
@@ -159,21 +191,28 @@ fn typed_ours_keyed(iterations: u64) {
         .protocol::<Typed>()
         .key_by(|request: &u64| Some(Key::model(request)));
     if let Ok(layer) = builder.build() {
-        call_typed(|| layer.layer(typed_model()), iterations);
+        call_typed(|| layer.layer(typed_model::<4>()), iterations);
     }
 }
 
 fn http_bare(iterations: u64) {
-    call_http(http_model, iterations);
+    call_http(http_model::<5>, iterations);
 }
 
 fn http_tower(iterations: u64) {
-    call_http(|| RateLimit::new(http_model(), rate()), iterations);
+    call_http(|| RateLimit::new(http_model::<6>(), rate()), iterations);
+}
+
+fn http_tower_traced(iterations: u64) {
+    call_http(
+        || RateLimit::new(traced(http_model::<12>()), rate()),
+        iterations,
+    );
 }
 
 fn http_ours(iterations: u64) {
     let layer = RateLimitLayer::new("model", AT_HEAD);
-    call_http(|| layer.layer(http_model()), iterations);
+    call_http(|| layer.layer(http_model::<7>()), iterations);
 }
 
 fn http_ours_reserve(iterations: u64) {
@@ -191,16 +230,23 @@ fn http_ours_reserve(iterations: u64) {
     };
     let builder = RateLimitLayer::builder("model", classify).shift_below(0.05);
     if let Ok(layer) = builder.build() {
-        call_http(|| layer.layer(http_model()), iterations);
+        call_http(|| layer.layer(http_model::<8>()), iterations);
     }
 }
 
 fn read_bare(iterations: u64) {
-    read_http(http_model, iterations);
+    read_http(http_model::<9>, iterations);
 }
 
 fn read_tower(iterations: u64) {
-    read_http(|| RateLimit::new(http_model(), rate()), iterations);
+    read_http(|| RateLimit::new(http_model::<10>(), rate()), iterations);
+}
+
+fn read_tower_traced(iterations: u64) {
+    read_http(
+        || RateLimit::new(traced(http_model::<13>()), rate()),
+        iterations,
+    );
 }
 
 fn read_ours(iterations: u64) {
@@ -209,7 +255,7 @@ fn read_ours(iterations: u64) {
         ..AT_HEAD
     };
     let layer = RateLimitLayer::new("model", classify);
-    read_http(|| layer.layer(http_model()), iterations);
+    read_http(|| layer.layer(http_model::<11>()), iterations);
 }
 
 fn main() -> ExitCode {
@@ -241,6 +287,10 @@ fn main() -> ExitCode {
                 run: http_tower,
             },
             Case {
+                name: "http head, tower's RateLimit and Trace",
+                run: http_tower_traced,
+            },
+            Case {
                 name: "http head, RateLimit",
                 run: http_ours,
             },
@@ -255,6 +305,10 @@ fn main() -> ExitCode {
             Case {
                 name: "http with body, tower's RateLimit",
                 run: read_tower,
+            },
+            Case {
+                name: "http with body, tower's RateLimit and Trace",
+                run: read_tower_traced,
             },
             Case {
                 name: "http with body, RateLimit that watches it",
