@@ -2,6 +2,7 @@
 //! `TimeoutBody`.
 
 use std::{
+    convert::Infallible,
     future::ready,
     hint::black_box,
     pin::{Pin, pin},
@@ -16,7 +17,7 @@ use backstop_timeout::{Limits, TimeoutLayer};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
-use http_body::{Body, Frame};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use tower::{Layer, Service, ServiceExt, service_fn, timeout::Timeout};
 use tower_http::timeout::{ResponseBodyTimeout, TimeoutBody};
@@ -30,9 +31,12 @@ const CHUNK: Bytes =
 
 type Req = Request<Full<Bytes>>;
 
+// The models and answers of two cases are of two types, as a program has one stack of a type. What
+// the compiler inlines in one case then does not depend on which others there are.
+
 /// A model that answers after as many polls that find nothing.
 #[derive(Clone, Copy, Debug)]
-struct Model {
+struct Model<const CASE: u8> {
     waits: u32,
 }
 
@@ -58,8 +62,8 @@ impl<T: Unpin> Future for Answer<T> {
     }
 }
 
-impl Service<Req> for Model {
-    type Response = Response<Full<Bytes>>;
+impl<const CASE: u8> Service<Req> for Model<CASE> {
+    type Response = Response<Whole<CASE>>;
     type Error = BoxError;
     type Future = Answer<Self::Response>;
 
@@ -70,16 +74,16 @@ impl Service<Req> for Model {
     fn call(&mut self, _: Req) -> Self::Future {
         Answer {
             waits: self.waits,
-            value: Some(Response::new(Full::new(CHUNK))),
+            value: Some(Response::new(Whole(Full::new(CHUNK)))),
         }
     }
 }
 
 /// A model that answers after a poll that finds nothing, with a body that does the same.
 #[derive(Clone, Copy, Debug)]
-struct SlowModel;
+struct SlowModel<const CASE: u8>;
 
-impl Service<Req> for SlowModel {
+impl<const CASE: u8> Service<Req> for SlowModel<CASE> {
     type Response = Response<Stream>;
     type Error = BoxError;
     type Future = Answer<Self::Response>;
@@ -101,7 +105,7 @@ impl Service<Req> for SlowModel {
     }
 }
 
-impl Service<u64> for Model {
+impl<const CASE: u8> Service<u64> for Model<CASE> {
     type Response = u64;
     type Error = BoxError;
     type Future = Answer<u64>;
@@ -115,6 +119,29 @@ impl Service<u64> for Model {
             waits: self.waits,
             value: Some(request),
         }
+    }
+}
+
+/// An answer in one piece.
+struct Whole<const CASE: u8>(Full<Bytes>);
+
+impl<const CASE: u8> Body for Whole<CASE> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }
 
@@ -153,65 +180,73 @@ fn main() -> ExitCode {
     main_with(
         "Time limits: per call, or per chunk of a stream",
         &[
-            case("typed, bare", |n| typed(n, Model { waits: 0 })),
+            case("typed, bare", |n| typed(n, Model::<1> { waits: 0 })),
             case("typed, tower", |n| {
-                typed(n, Timeout::new(Model { waits: 0 }, HEAD));
+                typed(n, Timeout::new(Model::<2> { waits: 0 }, HEAD));
             }),
             case("typed, backstop", |n| {
-                typed(n, ours().protocol::<Typed>().layer(Model { waits: 0 }));
+                typed(n, ours().protocol::<Typed>().layer(Model::<3> { waits: 0 }));
             }),
-            case("typed after a wait, bare", |n| typed(n, Model { waits: 1 })),
+            case("typed after a wait, bare", |n| {
+                typed(n, Model::<4> { waits: 1 });
+            }),
             case("typed after a wait, tower", |n| {
-                typed(n, Timeout::new(Model { waits: 1 }, HEAD));
+                typed(n, Timeout::new(Model::<5> { waits: 1 }, HEAD));
             }),
             case("typed after a wait, backstop", |n| {
-                typed(n, ours().protocol::<Typed>().layer(Model { waits: 1 }));
+                typed(n, ours().protocol::<Typed>().layer(Model::<6> { waits: 1 }));
             }),
-            case("http head at once, bare", |n| head(n, Model { waits: 0 })),
+            case("http head at once, bare", |n| {
+                head(n, Model::<7> { waits: 0 });
+            }),
             case("http head at once, tower", |n| {
-                head(n, Timeout::new(Model { waits: 0 }, HEAD));
+                head(n, Timeout::new(Model::<8> { waits: 0 }, HEAD));
             }),
             case("http head at once, backstop", |n| {
-                head(n, ours().layer(Model { waits: 0 }));
+                head(n, ours().layer(Model::<9> { waits: 0 }));
             }),
             case("http head after a wait, bare", |n| {
-                head(n, Model { waits: 1 });
+                head(n, Model::<10> { waits: 1 });
             }),
             case("http head after a wait, tower", |n| {
-                head(n, Timeout::new(Model { waits: 1 }, HEAD));
+                head(n, Timeout::new(Model::<11> { waits: 1 }, HEAD));
             }),
             case("http head after a wait, backstop", |n| {
-                head(n, ours().layer(Model { waits: 1 }));
+                head(n, ours().layer(Model::<12> { waits: 1 }));
             }),
-            case("http at once, bare", |n| unary(n, Model { waits: 0 })),
+            case("http at once, bare", |n| unary(n, Model::<13> { waits: 0 })),
             case("http at once, tower", |n| {
-                unary(n, Timeout::new(Model { waits: 0 }, HEAD));
+                unary(n, Timeout::new(Model::<14> { waits: 0 }, HEAD));
             }),
-            case("http at once, both", |n| unary(n, both(Model { waits: 0 }))),
+            case("http at once, both", |n| {
+                unary(n, both(Model::<15> { waits: 0 }));
+            }),
             case("http at once, backstop", |n| {
-                unary(n, ours().layer(Model { waits: 0 }));
+                unary(n, ours().layer(Model::<16> { waits: 0 }));
             }),
-            case("http after a wait, bare", |n| unary(n, Model { waits: 1 })),
+            case("http after a wait, bare", |n| {
+                unary(n, Model::<17> { waits: 1 });
+            }),
             case("http after a wait, tower", |n| {
-                unary(n, Timeout::new(Model { waits: 1 }, HEAD));
+                unary(n, Timeout::new(Model::<18> { waits: 1 }, HEAD));
             }),
             case("http after a wait, both", |n| {
-                unary(n, both(Model { waits: 1 }));
+                unary(n, both(Model::<19> { waits: 1 }));
             }),
             case("http after a wait, backstop", |n| {
-                unary(n, ours().layer(Model { waits: 1 }));
+                unary(n, ours().layer(Model::<20> { waits: 1 }));
             }),
             case("http head and body after waits, bare", |n| {
-                unary(n, SlowModel);
+                unary(n, SlowModel::<21>);
             }),
             case("http head and body after waits, tower", |n| {
-                unary(n, Timeout::new(SlowModel, HEAD));
+                unary(n, Timeout::new(SlowModel::<22>, HEAD));
             }),
             case("http head and body after waits, both", |n| {
-                unary(n, both(SlowModel));
+                unary(n, both(SlowModel::<23>));
             }),
             case("http head and body after waits, backstop", |n| {
-                unary(n, ours().layer(SlowModel));
+                unary(n, ours().layer(SlowModel::<24>));
             }),
             case("chunk at once, bare", |n| stream(n, 0, |body| body)),
             case("chunk at once, tower-http", |n| {

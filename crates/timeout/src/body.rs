@@ -94,7 +94,7 @@ where
                     };
                     if let Some(place) = this.kept.get_mut() {
                         if place.measured {
-                            self.measure(&step, data.len());
+                            self.measure(step, data.len());
                             return Poll::Ready(Some(Ok(Frame::data(data))));
                         }
                         place.project().waits.found(*this.stage, &step);
@@ -138,17 +138,17 @@ where
 {
     /// Data came, and it is of interest how long it took and how much it is.
     #[inline(never)]
-    fn measure(mut self: Pin<&mut Self>, step: &Step, bytes: usize) {
+    fn measure(mut self: Pin<&mut Self>, step: Step, bytes: usize) {
         let this = self.as_mut().project();
         let place = this.kept.open().project();
         let floor = this.layer.limits().floor.as_ref();
-        let ended = place.waits.measured(*this.stage, step, bytes, floor);
+        let ended = place.waits.measured(*this.stage, &step, bytes, floor);
         if let Some(ended) = ended
             && *place.observed
         {
             this.layer.phase_ended(ended.phase, ended.took);
         }
-        this.stage.found(step);
+        this.stage.found(&step);
         self.found_last();
     }
 
