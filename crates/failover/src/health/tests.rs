@@ -311,6 +311,43 @@ fn a_round_with_an_answer_and_other_faults_leave_a_last_resort_its_room() {
     assert_eq!(all.len(), 1_000);
 }
 
+/// A target that fails again while it recovers is given no more than it took before; one that had
+/// all requests is not known to be overloaded.
+#[test]
+fn the_room_of_a_last_resort_is_kept_until_all_requests_were_let_through() {
+    let now = Instant::now();
+    let health = ejected(config().successes_to_return(1), now);
+    let room = |now| {
+        let places = (0..9).map_while(|_| health.acquire_anyway(now));
+        places.collect::<Vec<_>>().len()
+    };
+    let fail_at = |now| {
+        let reports = std::iter::repeat_with(|| health.try_acquire(now).ok())
+            .flatten()
+            .map(|permit| permit.report(now, &fault()));
+        let last = reports.take(9).find(Option::is_some);
+        assert_eq!(last, Some(Some(State::Faulting)));
+    };
+    assert_eq!(room(now), 9);
+    let under_way: Vec<_> = (0..4).map_while(|_| health.acquire_anyway(now)).collect();
+    for permit in under_way {
+        permit.report(now, &Outcome::timed_out(Phase::Headers));
+    }
+    assert_eq!(room(now), 2);
+    // When it is due, a last resort is the probe.
+    let due = now + SECOND * 5;
+    let probe = health.acquire_anyway(due).unwrap();
+    assert!(probe.is_probe());
+    probe.report(due, &Outcome::success());
+    fail_at(due);
+    assert_eq!(room(due), 2);
+    let due = due + SECOND * 10;
+    report(&health, due, &Outcome::success());
+    let later = due + SECOND * 4;
+    fail_at(later);
+    assert_eq!(room(later), 9);
+}
+
 #[test]
 fn ejections_grow_are_capped_and_are_forgiven() {
     let mut now = Instant::now();
