@@ -170,11 +170,7 @@ impl Budget {
     #[must_use]
     pub fn try_withdraw(&self, now: Instant, spend: Spend) -> bool {
         let shared = &*self.shared;
-        let cost = match spend {
-            Spend::Retry => shared.retry,
-            Spend::Failover => shared.failover,
-            Spend::Hedge => shared.hedge,
-        };
+        let cost = shared.cost(spend);
         if cost == 0 {
             return true;
         }
@@ -185,6 +181,17 @@ impl Budget {
                 balance.checked_sub(cost)
             })
             .is_ok()
+    }
+
+    /// Puts back what `spend` cost, since nothing came of it.
+    pub(crate) fn put_back(&self, spend: Spend) {
+        let shared = &*self.shared;
+        let cost = shared.cost(spend);
+        let _ = shared
+            .balance
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |balance| {
+                (balance < shared.cap).then(|| balance.saturating_add(cost).min(shared.cap))
+            });
     }
 
     /// What is in the bucket, in tokens.
@@ -303,6 +310,14 @@ impl Spend {
 // === impl Shared ===
 
 impl Shared {
+    const fn cost(&self, spend: Spend) -> u64 {
+        match spend {
+            Spend::Retry => self.retry,
+            Spend::Failover => self.failover,
+            Spend::Hedge => self.hedge,
+        }
+    }
+
     /// Puts in what the floor owes for the time since it was last paid. Exactly one of several
     /// concurrent callers moves the mark and puts the difference in.
     fn pay_floor(&self, now: Instant) {

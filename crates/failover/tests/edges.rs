@@ -765,6 +765,50 @@ async fn a_hedge_is_one_more_attempt_by_the_same_rules() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_not_done_is_not_paid_for() {
+    let budget = || {
+        let tokens = BudgetConfig::default()
+            .share(5.0)
+            .floor_per_second(0.0)
+            .failover_cost(1.0);
+        Budget::new(tokens).unwrap()
+    };
+    let none = || {
+        let config = AdmissionConfig::default().max_rate(1, 3600 * SECOND);
+        let full = Admission::new(config).unwrap();
+        drop(full.try_admit(Instant::now()));
+        full
+    };
+    let late = Model::new([Play::stream(&["t."]).after(4 * SECOND)]);
+    for (primary, tokens) in [(late, 5.0), (down(), 5.0)] {
+        let mut list = targets(&[&primary, &healthy()]);
+        let full = list.pop().unwrap().admission(none());
+        list.push(full);
+        let failover = builder()
+            .hedge(Hedge::after(SECOND))
+            .budget(budget())
+            .build(list)
+            .unwrap();
+        let response = failover.clone().oneshot(request()).await.unwrap();
+        assert_eq!(trace(&response).budget_left, Some(tokens));
+        assert!((failover.handle().budget_left() - tokens).abs() < f64::EPSILON);
+    }
+    // A retry whose target has no room any more when its wait is over.
+    let once = AdmissionConfig::default().max_rate(1, 3600 * SECOND);
+    let list = targets(&[&down()])
+        .into_iter()
+        .map(|target| target.admission(Admission::new(once).unwrap()))
+        .collect();
+    let failover = builder()
+        .retry(Retry::times(1))
+        .budget(budget())
+        .build(list)
+        .unwrap();
+    failover.clone().oneshot(request()).await.unwrap();
+    assert!((failover.handle().budget_left() - 5.0).abs() < f64::EPSILON);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_probe_is_told_as_one() {
     let primary = Model::new([Play::status(503), Play::stream(&["t."])]);
     let failover = builder()

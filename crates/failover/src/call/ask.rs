@@ -154,7 +154,10 @@ where
         if self.inner.config.at_most_once || self.others().0 == 0 || !self.pays(Spend::Hedge) {
             return None;
         }
-        let mut pick = self.pick()?;
+        let Some(mut pick) = self.pick() else {
+            self.take_back(Spend::Hedge);
+            return None;
+        };
         pick.cause = Cause::Hedge;
         self.begin_again(pick, None)
     }

@@ -108,8 +108,11 @@ where
             return None;
         }
         *retries = 0;
-        let pick = self.pick()?;
-        self.begin_again(pick, None)
+        let pick = self.pick();
+        if pick.is_none() {
+            self.take_back(Spend::Failover);
+        }
+        self.begin_again(pick?, None)
     }
 
     /// Whether what came of a round ends the call, or who may be asked next.
@@ -177,6 +180,7 @@ where
             }),
             Err(skipped) => {
                 self.skip(target, skipped, false);
+                self.take_back(Spend::Retry);
                 None
             }
         }
@@ -200,6 +204,15 @@ where
         let left = budget.balance(self.now);
         self.past().trace.budget_left = Some(left);
         pays
+    }
+
+    /// Takes back what was paid for an attempt that was not made after all.
+    #[cold]
+    pub(super) fn take_back(&mut self, spend: Spend) {
+        let budget = &self.inner.state.shared.budget;
+        budget.put_back(spend);
+        let left = budget.balance(self.now);
+        self.past().trace.budget_left = Some(left);
     }
 
     /// Whether what the first target asked said stands, so that nobody else is asked: the caller's
