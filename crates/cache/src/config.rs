@@ -243,3 +243,63 @@ impl fmt::Display for ConfigError {
 }
 
 impl Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use backstop_core::{HintSource, Phase};
+
+    use super::*;
+
+    /// RFC 5861 section 4 by meaning; limits only where they are asked for; never what the caller
+    /// did.
+    #[test]
+    fn which_outcomes_are_answered_from_here() {
+        for (kinds, plain, with_limits) in [
+            (
+                &[
+                    Kind::Unavailable,
+                    Kind::NotProcessed,
+                    Kind::Overloaded,
+                    Kind::TimedOut(Phase::Total),
+                    Kind::Malformed,
+                ][..],
+                true,
+                true,
+            ),
+            (&[Kind::Throttled, Kind::QuotaExhausted], false, true),
+            (
+                &[Kind::Success, Kind::Rejected, Kind::Cancelled],
+                false,
+                false,
+            ),
+        ] {
+            for kind in kinds {
+                let outcome = Outcome::new(*kind);
+                assert_eq!(ServeOn::rfc5861().contains(&outcome), plain, "{kind:?}");
+                let wide = ServeOn::rfc5861().and_limits();
+                assert_eq!(wide.contains(&outcome), with_limits, "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_text_names_the_outcome_and_the_wait_rounded_up() {
+        let answer = SimplifiedAnswer::new("{outcome}: {retry_after}, {retry_after}");
+        let outcome = Outcome::new(Kind::Overloaded);
+        assert_eq!(answer.text(&outcome), "overloaded: a while, a while");
+        for (millis, wait) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (1_000, "1 second"),
+            (1_001, "2 seconds"),
+            (90_000, "90 seconds"),
+        ] {
+            let hint = Duration::from_millis(millis);
+            let outcome = outcome.clone().with_retry_after(hint, HintSource::Header);
+            let expected = format!("overloaded: {wait}, {wait}");
+            assert_eq!(answer.text(&outcome), expected);
+        }
+        let answer = SimplifiedAnswer::with(|outcome| format!("{}!", outcome.kind().as_str()));
+        assert_eq!(answer.text(&outcome), "overloaded!");
+    }
+}

@@ -97,4 +97,24 @@ mod tests {
         let long = ["12345", "678901", "2"];
         assert_eq!(kept(&long, &well), [Err("larger than max_answer")]);
     }
+
+    #[test]
+    fn what_is_too_large_is_let_go_at_once() {
+        let held = std::sync::Arc::new([0_u8; 8]);
+        let mut tee = Tee::new(10, Some(Box::new(|_| ())));
+        tee.on_data(&Bytes::from_owner(Held(held.clone())));
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        tee.on_data(&Bytes::from_static(b"123"));
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+        tee.on_data(&Bytes::from_owner(Held(held.clone())));
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+
+    struct Held(std::sync::Arc<[u8; 8]>);
+
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &*self.0
+        }
+    }
 }

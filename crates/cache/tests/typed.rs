@@ -1,6 +1,10 @@
 //! The layer around a typed service: what is kept, for whom and how long.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_types,
+    reason = "a test fails by panicking, and its lock is never held across an await"
+)]
 
 use std::{
     sync::{
@@ -15,8 +19,8 @@ use backstop_cache::{
     SimplifiedAnswer, Store, Tenant,
 };
 use backstop_core::{
-    BoxError, ClassifyErrors, Directives, Failure, Kind, Outcome, Recorder, Replayed, Simplified,
-    Typed,
+    BoxError, ClassifyErrors, Directives, Event, Failure, Kind, Observer, Outcome, Recorder,
+    Replayed, Simplified, Typed,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -29,6 +33,9 @@ struct Ask {
     prompt: String,
     no_store: bool,
     no_cache: bool,
+    stale_if_error: Option<Duration>,
+    /// As a stream would, it shares no call.
+    alone: bool,
 }
 
 impl Ask {
@@ -38,6 +45,8 @@ impl Ask {
             prompt: prompt.to_owned(),
             no_store: false,
             no_cache: false,
+            stale_if_error: None,
+            alone: false,
         }
     }
 }
@@ -46,29 +55,30 @@ impl Ask {
 struct Words;
 
 impl Recorder<Arc<Ask>, String> for Words {
-    type Call = Directives;
+    type Call = Arc<Ask>;
     type Recording = String;
 
-    fn on_request(&self, request: &Arc<Ask>) -> Option<Directives> {
+    fn on_request(&self, request: &Arc<Ask>) -> Option<Arc<Ask>> {
+        Some(Arc::clone(request))
+    }
+
+    fn directives(&self, ask: &Arc<Ask>) -> Directives {
         let mut directives = Directives::default();
-        directives.no_store = request.no_store;
-        directives.no_cache = request.no_cache;
-        Some(directives)
+        directives.no_store = ask.no_store;
+        directives.no_cache = ask.no_cache;
+        directives.stale_if_error = ask.stale_if_error;
+        directives
     }
 
-    fn directives(&self, directives: &Directives) -> Directives {
-        *directives
-    }
-
-    fn may_share(&self, _: &Directives) -> bool {
-        true
+    fn may_share(&self, ask: &Arc<Ask>) -> bool {
+        !ask.alone
     }
 
     fn identity(&self, request: &Arc<Ask>) -> Option<Vec<u8>> {
         Some(request.prompt.clone().into_bytes())
     }
 
-    fn on_response(&self, _: &Directives, head: &String) -> Result<String, &'static str> {
+    fn on_response(&self, _: &Arc<Ask>, head: &String) -> Result<String, &'static str> {
         Ok(head.clone())
     }
 
@@ -80,7 +90,7 @@ impl Recorder<Arc<Ask>, String> for Words {
         }
     }
 
-    fn replay(&self, _: &Directives, record: &[u8], replay: Replayed) -> Option<(String, Bytes)> {
+    fn replay(&self, _: &Arc<Ask>, record: &[u8], replay: Replayed) -> Option<(String, Bytes)> {
         let text = String::from_utf8(record.to_vec()).ok()?;
         Some((
             format!("{text} [{}s old]", replay.age.as_secs()),
@@ -88,7 +98,7 @@ impl Recorder<Arc<Ask>, String> for Words {
         ))
     }
 
-    fn simplified(&self, _: &Directives, text: &Simplified<'_>) -> (String, Bytes) {
+    fn simplified(&self, _: &Arc<Ask>, text: &Simplified<'_>) -> (String, Bytes) {
         (text.text.to_owned(), Bytes::new())
     }
 }
@@ -452,20 +462,260 @@ async fn when_the_one_who_asks_goes_away_the_next_asks() {
     assert_eq!(model.asked.load(Ordering::SeqCst), 2);
 }
 
-#[test]
-fn settings_that_cannot_work_are_named() {
-    let mut broken = config();
-    broken.lookup_timeout = Duration::ZERO;
-    let result = CachedFallbackLayer::new(
-        broken,
+/// RFC 5861 section 4: the shorter of what the operator and the caller allow.
+#[tokio::test(start_paused = true)]
+async fn what_the_request_says_bounds_what_it_is_given() {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    for (only_on_request, asked, no_cache, age, is_served) in [
+        (false, None, false, 600, true),
+        (false, None, true, 1, false),
+        (false, seconds(10), false, 10, true),
+        (false, seconds(10), false, 11, false),
+        (false, seconds(10_000), false, 600, true),
+        (false, seconds(10_000), false, 601, false),
+        (true, None, false, 1, false),
+        (true, seconds(10), false, 10, true),
+        (true, seconds(10), true, 1, false),
+    ] {
+        let model = Model::default();
+        let mut config = config();
+        config.only_on_request = only_on_request;
+        let stack = stack(config, memory(), &model);
+        call(&stack, Ask::new("a", "hi")).await.unwrap();
+        model.fail_with(Kind::Unavailable);
+        // The model takes a tenth of a second to fail.
+        tokio::time::sleep(Duration::from_millis(age * 1000 - 101)).await;
+        let ask = Ask {
+            stale_if_error: asked,
+            no_cache,
+            ..Ask::new("a", "hi")
+        };
+        let answer = call(&stack, ask).await;
+        assert_eq!(
+            answer.is_ok(),
+            is_served,
+            "{only_on_request} {asked:?} {no_cache} {age}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_answer_is_not_given_to_who_wants_a_new_one() {
+    let model = Model::default();
+    let mut fresh = config();
+    fresh.fresh_for = Duration::from_secs(10);
+    let stack = stack(fresh, memory(), &model);
+    for asked in 1..3 {
+        let ask = Ask {
+            no_cache: true,
+            ..Ask::new("a", "hi")
+        };
+        assert_eq!(call(&stack, ask).await.unwrap(), "a says hi");
+        assert_eq!(model.asked.load(Ordering::SeqCst), asked);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_is_shared_only_if_both_may_and_what_fails_holds_nobody_up() {
+    let model = Model::default();
+    let mut shared = config();
+    shared.coalesce = true;
+    let stack = stack(shared, memory(), &model);
+    let no_store = Ask {
+        no_store: true,
+        ..Ask::new("a", "hi")
+    };
+    let alone = Ask {
+        alone: true,
+        ..Ask::new("a", "hi")
+    };
+    for ask in [no_store, alone] {
+        model.asked.store(0, Ordering::SeqCst);
+        let calls = (0..3).map(|_| stack.clone().oneshot(ask.clone()));
+        for answer in futures_util::future::join_all(calls).await {
+            assert_eq!(answer.unwrap(), "a says hi");
+        }
+        assert_eq!(model.asked.load(Ordering::SeqCst), 3, "{ask:?}");
+    }
+    // An answer that is not kept is not shared, nor is a failure; who waited asks at once.
+    for (prompt, kind) in [("hm...", Kind::Success), ("no", Kind::Unavailable)] {
+        model.fail_with(kind);
+        model.asked.store(0, Ordering::SeqCst);
+        let start = Instant::now();
+        let calls = (0..5).map(|_| stack.clone().oneshot(Ask::new("a", prompt)));
+        futures_util::future::join_all(calls).await;
+        assert_eq!(model.asked.load(Ordering::SeqCst), 5, "{prompt}");
+        assert_eq!(
+            Instant::now() - start,
+            Duration::from_millis(200),
+            "{prompt}"
+        );
+    }
+}
+
+/// A store that counts what it is asked to keep and takes long over it, as one on a slow disk would.
+#[derive(Clone, Default)]
+struct Slow {
+    begun: Arc<AtomicU32>,
+    done: Arc<AtomicU32>,
+}
+
+impl Store for Slow {
+    async fn get(&self, _: &Key) -> Option<Entry> {
+        None
+    }
+
+    async fn put(&self, _: Key, _: Entry) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.done.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_to_a_slow_store_are_given_up_not_queued() {
+    let model = Model::default();
+    let store = Slow::default();
+    let mut config = config();
+    config.max_writes = 2;
+    let stack = stack(config, store.clone(), &model);
+    // Ten at once: two are tried, and given up after a second. Then there is room again.
+    for begun in [2, 4] {
+        let calls = (0..10).map(|_| stack.clone().oneshot(Ask::new("a", "hi")));
+        futures_util::future::join_all(calls).await;
+        tokio::time::sleep(Duration::from_millis(1_001)).await;
+        assert_eq!(store.begun.load(Ordering::SeqCst), begun);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.done.load(Ordering::SeqCst), 0);
+}
+
+/// A store with one answer, of a time that another replica's clock says.
+#[derive(Clone)]
+struct Foreign(u64);
+
+impl Store for Foreign {
+    async fn get(&self, _: &Key) -> Option<Entry> {
+        Some(Entry::new(self.0, Bytes::from_static(b"hi")))
+    }
+
+    async fn put(&self, _: Key, _: Entry) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_the_future_is_new_and_one_from_long_ago_is_too_old() {
+    let model = Model::default();
+    model.fail_with(Kind::Unavailable);
+    let stack_at = |stored_at| stack(config(), Foreign(stored_at), &model);
+    let answer = call(&stack_at(u64::MAX), Ask::new("a", "hi")).await;
+    assert_eq!(answer.unwrap(), "hi [0s old]");
+    let answer = call(&stack_at(0), Ask::new("a", "hi")).await;
+    assert_eq!(answer, Err(Kind::Unavailable));
+}
+
+/// Notes what was decided.
+#[derive(Clone, Default)]
+struct Notes(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Observer for Notes {
+    fn on_event(&self, event: &Event<'_>) {
+        let note = match event {
+            Event::FallbackServed { mode, age } => format!("{mode} {}", age.as_secs()),
+            Event::StoreDecided { decision } => (*decision).to_owned(),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(note);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_decided_is_told() {
+    let model = Model::default();
+    let notes = Notes::default();
+    let mut config = config();
+    config.fresh_for = Duration::from_secs(5);
+    config.simplified = Some(SimplifiedAnswer::new("Sorry."));
+    let stack = CachedFallbackLayer::new(
+        config,
         memory(),
         KeySecret::from_passphrase("test"),
-        [],
-        |_: &Arc<Ask>| None::<Tenant>,
+        [ProducedBy::new("", "model")],
+        |ask: &Arc<Ask>| Some(Tenant::new(ask.tenant.as_bytes())),
         Words,
         ClassifyErrors,
+    )
+    .unwrap()
+    .observer(notes.clone())
+    .protocol::<Typed>()
+    .layer(model.service());
+    let no_store = Ask {
+        no_store: true,
+        ..Ask::new("a", "ho")
+    };
+    for ask in [no_store, Ask::new("a", "hm..."), Ask::new("a", "hi")] {
+        call(&stack, ask).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    call(&stack, Ask::new("a", "hi")).await.unwrap();
+    model.fail_with(Kind::Unavailable);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for prompt in ["hi", "ho"] {
+        call(&stack, Ask::new("a", prompt)).await.unwrap();
+    }
+    let noted = notes.0.lock().unwrap().clone();
+    assert_eq!(
+        noted,
+        [
+            "no-store",
+            "cut short",
+            "stored",
+            "cached 3",
+            "stale 6",
+            "simplified 0"
+        ]
     );
-    assert!(result.unwrap_err().to_string().contains("lookup_timeout"));
+}
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let year = Duration::from_secs(365 * 24 * 60 * 60);
+    let broken: [(&str, fn(&mut CacheConfig, Duration)); 7] = [
+        ("lookup_timeout", |config, _| {
+            config.lookup_timeout = Duration::ZERO
+        }),
+        ("write_timeout", |config, _| {
+            config.write_timeout = Duration::ZERO
+        }),
+        ("max_answer", |config, _| config.max_answer = 0),
+        ("max_request", |config, _| config.max_request = 0),
+        ("max_writes", |config, _| config.max_writes = 0),
+        ("stale_if_error", |config, time| {
+            config.stale_if_error = time
+        }),
+        ("fresh_for", |config, time| config.fresh_for = time),
+    ];
+    let built = |config| {
+        CachedFallbackLayer::new(
+            config,
+            memory(),
+            KeySecret::from_passphrase("test"),
+            [],
+            |_: &Arc<Ask>| None::<Tenant>,
+            Words,
+            ClassifyErrors,
+        )
+        .map(drop)
+    };
+    for (name, set) in broken {
+        let mut config = config();
+        set(&mut config, year + Duration::from_nanos(1));
+        let error = built(config).unwrap_err().to_string();
+        assert!(error.contains(name), "{name}: {error}");
+    }
+    let mut most = config();
+    most.stale_if_error = year;
+    most.fresh_for = year;
+    assert_eq!(built(most), Ok(()));
 }
 
 proptest! {
