@@ -127,7 +127,7 @@ pub enum Event<'a> {
     },
     /// An answer came from the store or from the operator's text.
     FallbackServed {
-        /// `stale` or `simplified`.
+        /// `cached`, `stale` or `simplified`.
         mode: &'static str,
         /// How old the answer is.
         age: Duration,

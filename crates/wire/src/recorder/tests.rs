@@ -1,4 +1,4 @@
-use backstop_core::{CarryExtensions, Frozen, Http, Kind, Outcome, Replay};
+use backstop_core::{CarryExtensions, Frozen, HintSource, Http, Kind, Outcome, Replay};
 use bytes::Bytes;
 use http_body_util::Full;
 use proptest::prelude::*;
@@ -73,6 +73,7 @@ fn there_and_back(recorder: &HttpRecorder, answer: &Value) -> Value {
         head.headers["cache-status"],
         "backstop; hit; detail=stale-if-error"
     );
+    assert_eq!(head.headers["cache-control"], "no-store");
     let record = recorder.record(&recording(true), &stream).unwrap();
     let (head, body) = recorder
         .replay(&call(recorder, false), &record, replayed)
@@ -536,9 +537,13 @@ fn a_simplified_answer_is_valid_both_ways_and_is_not_kept() {
             assert_eq!(head.status, 200);
             assert!(String::from_utf8_lossy(&body).contains("Come back later."));
             assert!(recorder.record(&recording(stream), &body).is_err());
-            let text = Simplified::new("Come back later.", 503, &outcome);
+            let soon = outcome
+                .clone()
+                .with_retry_after(Duration::from_millis(1_200), HintSource::Header);
+            let text = Simplified::new("Come back later.", 503, &soon);
             let (head, body) = recorder.simplified(&call, &text);
             assert_eq!(head.status, 503);
+            assert_eq!(head.headers["retry-after"], "2");
             assert_eq!(head.headers["content-type"], "application/json");
             let body: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(body["error"]["message"], "Come back later.");
@@ -601,4 +606,259 @@ fn an_answer_with_fewer_choices_than_asked_for_is_not_kept() {
             assert_eq!(kept, expected, "n {n}, given {given}, {is_stream}");
         }
     }
+}
+
+#[test]
+fn how_an_answer_is_carried_does_not_count_and_whose_header_it_is_does() {
+    let identity = |headers: &[(&'static str, &str)], body: &str| {
+        anthropic().identity(&frozen(headers, body)).unwrap()
+    };
+    let plain = identity(&[], r#"{"model":"m"}"#);
+    let carried = r#"{"stream":true,"model":"m","stream_options":{"include_usage":true}}"#;
+    assert_eq!(identity(&[], carried), plain);
+    let with = |headers: &[(&'static str, &str)]| identity(headers, r#"{"model":"m"}"#);
+    let beta = |value| ("anthropic-beta", value);
+    assert_ne!(with(&[beta("ab")]), with(&[beta("a"), beta("b")]));
+    assert_ne!(with(&[beta("b"), beta("a")]), with(&[beta("a"), beta("b")]));
+    assert_ne!(with(&[("anthropic-version", "x")]), with(&[beta("x")]));
+    assert!(!anthropic().may_share(&call(&anthropic(), true)));
+    assert!(anthropic().may_share(&call(&anthropic(), false)));
+}
+
+#[test]
+fn what_is_no_whole_answer_by_its_head_is_not_kept() {
+    for (status, content_type, is_kept) in [
+        (200, "application/json", Some(false)),
+        (200, "application/json ; charset=utf-8", Some(false)),
+        (200, "text/event-stream;charset=utf-8", Some(true)),
+        (200, "text/html", None),
+        (200, "application/x-ndjson", None),
+        (201, "application/json", None),
+        (206, "application/json", None),
+        (304, "application/json", None),
+    ] {
+        let response = http::Response::builder().status(status);
+        let response = response.header(CONTENT_TYPE, content_type);
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        let kept = openai().on_response(&call(&openai(), false), &head);
+        let as_stream = kept.ok().map(|recording| recording.stream);
+        assert_eq!(as_stream, is_kept, "{status} {content_type}");
+    }
+    let (head, ()) = http::Response::new(()).into_parts();
+    assert!(
+        openai()
+            .on_response(&call(&openai(), false), &head)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_stream_with_anything_odd_in_it_is_not_kept() {
+    let keep = |stream: String| openai().record(&recording(true), stream.as_bytes());
+    let usage = json!({"total_tokens": 3});
+    let text = json!({"choices": [{"index": 0, "delta": {"content": "a"}}], "usage": usage});
+    let end = json!({
+        "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": null,
+    });
+    let whole = stream_of(&[text.clone(), end.clone()]);
+    let record: Value = serde_json::from_slice(&keep(whole.clone()).unwrap()).unwrap();
+    assert_eq!(record["usage"], usage);
+    assert!(keep(format!("{whole}data: <html>\n\n")).is_err());
+    assert!(keep(format!("data: {{\"a\n\n{whole}")).is_err());
+    let failed = json!({"error": {"message": "x"}});
+    assert!(keep(stream_of(&[text.clone(), failed, end])).is_err());
+    assert!(keep(stream_of(&[text.clone()])).is_err());
+    assert!(keep(stream_of(&[text, json!([])])).is_err());
+}
+
+#[test]
+fn what_is_no_answer_to_keep_is_not_kept_either_way() {
+    let message = |stop_reason: &str, content: Value| {
+        json!({"type": "message", "content": content, "stop_reason": stop_reason}).to_string()
+    };
+    let text = json!([{"type": "text", "text": "hi"}]);
+    let searched = json!([{"type": "server_tool_use", "id": "1"}, {"type": "text", "text": "hi"}]);
+    let strict = HttpRecorder::new(Dialect::Anthropic).unwrap();
+    let keep = |recorder: &HttpRecorder, body: &str| {
+        recorder.record(&recording(false), body.as_bytes()).is_ok()
+    };
+    for (reason, content, is_kept, with_tools) in [
+        ("end_turn", text.clone(), true, true),
+        ("stop_sequence", text.clone(), true, true),
+        ("max_tokens", text.clone(), false, false),
+        ("model_context_window_exceeded", text.clone(), false, false),
+        ("refusal", text.clone(), false, false),
+        ("pause_turn", text.clone(), false, false),
+        ("tool_use", text.clone(), false, false),
+        ("end_turn", searched, false, true),
+        ("end_turn", json!([]), false, false),
+        (
+            "end_turn",
+            json!([{"type": "text", "text": ""}]),
+            false,
+            false,
+        ),
+        (
+            "end_turn",
+            json!([{"type": "thinking", "thinking": "hm"}]),
+            false,
+            false,
+        ),
+    ] {
+        let body = message(reason, content);
+        assert_eq!(keep(&strict, &body), is_kept, "{body}");
+        assert_eq!(keep(&anthropic(), &body), with_tools, "{body}");
+    }
+    assert!(!keep(
+        &strict,
+        &json!({"content": text, "stop_reason": "end_turn"}).to_string()
+    ));
+    let strict = HttpRecorder::new(Dialect::OpenAiChat).unwrap();
+    let choice = |reason: &str, message: Value| json!({"choices": [{"index": 0, "message": message, "finish_reason": reason}]});
+    let called = json!({"content": "hi", "tool_calls": [{"id": "1"}]});
+    let old = json!({"content": null, "function_call": {"name": "f", "arguments": "{}"}});
+    let none = json!({"content": "hi", "tool_calls": []});
+    for (reason, message, is_kept, with_tools) in [
+        ("stop", called, false, true),
+        ("function_call", old.clone(), false, true),
+        ("stop", old, false, true),
+        ("stop", none.clone(), true, true),
+        ("tool_calls", none, false, false),
+        (
+            "stop",
+            json!({"content": "hi", "refusal": "no"}),
+            false,
+            false,
+        ),
+        ("stop", json!({"content": null}), false, false),
+    ] {
+        let body = choice(reason, message).to_string();
+        assert_eq!(keep(&strict, &body), is_kept, "{body}");
+        assert_eq!(keep(&openai(), &body), with_tools, "{body}");
+    }
+    let mut failed = choice("stop", json!({"content": "hi"}));
+    failed["error"] = json!({"message": "x"});
+    assert!(!keep(&strict, &failed.to_string()));
+}
+
+#[test]
+fn a_message_is_put_together_from_all_its_events_or_not_kept() {
+    let usage = json!({"input_tokens": 9, "output_tokens": 1});
+    let message = json!({"type": "message", "role": "assistant", "usage": usage});
+    let text = json!({"type": "text", "text": "", "citations": null});
+    let delta = |delta: Value| json!({"type": "content_block_delta", "index": 0, "delta": delta});
+    let whole = [
+        json!({"type": "message_start", "message": message}),
+        json!({"type": "ping"}),
+        json!({"type": "content_block_start", "index": 0, "content_block": text}),
+        delta(json!({"type": "text_delta", "text": "a"})),
+        delta(json!({"type": "citations_delta", "citation": 1})),
+        delta(json!({"type": "citations_delta", "citation": 2})),
+        delta(json!({"type": "text_delta", "text": "b"})),
+        json!({"type": "content_block_stop", "index": 0}),
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+            "usage": {"output_tokens": 7}}),
+        json!({"type": "message_stop"}),
+    ];
+    let keep = |events: &[Value]| {
+        let record = anthropic().record(&recording(true), stream_of(events).as_bytes())?;
+        Ok::<Value, &str>(serde_json::from_slice(&record).unwrap())
+    };
+    let expected = json!({
+        "type": "message", "role": "assistant", "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": "ab", "citations": [1, 2]}],
+        "usage": {"input_tokens": 9, "output_tokens": 7},
+    });
+    assert_eq!(keep(&whole), Ok(expected));
+    let stop = whole.len() - 1;
+    assert!(keep(&whole[..stop]).is_err(), "no end");
+    for (place, odd) in [
+        (
+            2,
+            json!({"type": "content_block_start", "index": 1, "content_block": {}}),
+        ),
+        (7, json!({"type": "content_block_stop", "index": 1})),
+        (
+            8,
+            json!({"type": "error", "error": {"type": "overloaded_error"}}),
+        ),
+        (8, json!({"index": 0})),
+    ] {
+        let mut events = whole.to_vec();
+        events.insert(place, odd);
+        assert!(keep(&events).is_err(), "{place}");
+    }
+}
+
+/// Every chunk is one that a model could have sent.
+#[test]
+fn a_replayed_stream_has_all_that_its_dialect_promises() {
+    let answer = json!({"model": "m", "object": "chat.completion", "usage": {"total_tokens": 3},
+        "choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]});
+    let events_of = |recorder: &HttpRecorder, asked: &str, answer: &Value| {
+        let call = recorder.on_request(&frozen(&[], asked)).unwrap();
+        let replayed = Replayed::new(Duration::ZERO, true);
+        let record = answer.to_string();
+        let (head, body) = recorder.replay(&call, record.as_bytes(), replayed).unwrap();
+        assert_eq!(head.headers["cache-status"], "backstop; hit");
+        events(&body).unwrap()
+    };
+    for usage in [false, true] {
+        let asked =
+            json!({"model": "m", "stream": true, "stream_options": {"include_usage": usage}});
+        let chunks = events_of(&openai(), &asked.to_string(), &answer);
+        assert!(
+            chunks
+                .iter()
+                .all(|chunk| chunk["object"] == "chat.completion.chunk")
+        );
+        assert_eq!(chunks[0]["choices"][0]["delta"]["role"], "assistant");
+        let (last, others) = chunks.split_last().unwrap();
+        assert!(
+            others
+                .iter()
+                .all(|chunk| chunk.get("usage") == usage.then_some(&Value::Null))
+        );
+        assert_eq!(last["choices"].as_array().unwrap().is_empty(), usage);
+        let expected = usage.then(|| json!({"total_tokens": 3, "cached": true}));
+        assert_eq!(last.get("usage"), expected.as_ref());
+    }
+    let cited = json!([{"cited_text": "a"}, {"cited_text": "b"}]);
+    let answer = json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "model": "m",
+        "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "sig"},
+            {"type": "redacted_thinking", "data": "x"},
+            {"type": "text", "text": "hi", "citations": cited},
+        ],
+        "stop_reason": "end_turn", "stop_sequence": null,
+        "usage": {"input_tokens": 1, "output_tokens": 2},
+    });
+    assert_eq!(
+        without_id(there_and_back(&anthropic(), &answer)),
+        expected(answer.clone())
+    );
+    let sent = events_of(&anthropic(), r#"{"model":"m","stream":true}"#, &answer);
+    let start = sent
+        .iter()
+        .filter(|event| event["type"] == "content_block_start")
+        .last();
+    assert_eq!(start.unwrap()["content_block"]["citations"], json!([]));
+    let deltas: Vec<_> = sent
+        .iter()
+        .filter_map(|event| event["delta"]["type"].as_str())
+        .collect();
+    let expected = [
+        "thinking_delta",
+        "signature_delta",
+        "text_delta",
+        "citations_delta",
+        "citations_delta",
+    ];
+    assert_eq!(deltas, expected);
+    let end = sent
+        .iter()
+        .find(|event| event["type"] == "message_delta")
+        .unwrap();
+    assert_eq!(end["usage"]["output_tokens"], 2);
 }
