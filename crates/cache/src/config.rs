@@ -295,7 +295,7 @@ mod tests {
             (90_000, "90 seconds"),
         ] {
             let hint = Duration::from_millis(millis);
-            let outcome = outcome.clone().with_retry_after(hint, HintSource::Header);
+            let outcome = outcome.with_retry_after(hint, HintSource::Header);
             let expected = format!("overloaded: {wait}, {wait}");
             assert_eq!(answer.text(&outcome), expected);
         }

@@ -678,19 +678,20 @@ async fn what_is_decided_is_told() {
 
 #[test]
 fn settings_that_cannot_work_are_named() {
+    type Set = fn(&mut CacheConfig, Duration);
     let year = Duration::from_secs(365 * 24 * 60 * 60);
-    let broken: [(&str, fn(&mut CacheConfig, Duration)); 7] = [
+    let broken: [(&str, Set); 7] = [
         ("lookup_timeout", |config, _| {
-            config.lookup_timeout = Duration::ZERO
+            config.lookup_timeout = Duration::ZERO;
         }),
         ("write_timeout", |config, _| {
-            config.write_timeout = Duration::ZERO
+            config.write_timeout = Duration::ZERO;
         }),
         ("max_answer", |config, _| config.max_answer = 0),
         ("max_request", |config, _| config.max_request = 0),
         ("max_writes", |config, _| config.max_writes = 0),
         ("stale_if_error", |config, time| {
-            config.stale_if_error = time
+            config.stale_if_error = time;
         }),
         ("fresh_for", |config, time| config.fresh_for = time),
     ];

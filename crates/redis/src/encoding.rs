@@ -94,4 +94,39 @@ mod tests {
         forged.extend_from_slice(&[0; 16]);
         assert_eq!(decode(&forged), None);
     }
+
+    /// One that was written by a later version, or by something else altogether.
+    #[test]
+    fn what_another_version_wrote_is_a_miss() {
+        let encoded = encode(&Entry::new(1, Bytes::from_static(b"text")));
+        assert!(decode(&encoded).is_some());
+        for (place, byte) in [(0, VERSION + 1), (0, 0), (1, 2), (1, 0x81)] {
+            let mut other = encoded.clone();
+            other[place] = byte;
+            assert_eq!(decode(&other), None, "{place} {byte}");
+        }
+        for length in 0..HEAD {
+            assert_eq!(decode(&encoded[..length]), None);
+        }
+    }
+
+    #[test]
+    fn what_does_not_compress_is_written_as_it_is() {
+        let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..))
+            .take(4096)
+            .collect();
+        let entry = Entry::new(1, Bytes::from(noise));
+        let encoded = encode(&entry);
+        assert_eq!(encoded.len(), HEAD + 4096);
+        assert_eq!(decode(&encoded), Some(entry));
+    }
+
+    #[test]
+    fn a_little_that_becomes_too_much_is_not_read() {
+        for (length, is_read) in [(MAX_RECORD, true), (MAX_RECORD + 1, false)] {
+            let encoded = encode(&Entry::new(1, Bytes::from(vec![0; length])));
+            assert!(encoded.len() < MAX_RECORD / 100);
+            assert_eq!(decode(&encoded).is_some(), is_read, "{length}");
+        }
+    }
 }

@@ -28,6 +28,7 @@ use backstop_redis::{
     ProbeLease, REDIS_TIMEOUT, RedisLink, RedisStore, SharedHealth, SharedHealthTask,
 };
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
@@ -418,6 +419,7 @@ fn an_address_that_is_none_is_refused_without_showing_it() {
 struct Replica {
     health: Health,
     lease: ProbeLease,
+    link: RedisLink,
     task: Option<SharedHealthTask>,
 }
 
@@ -437,12 +439,13 @@ impl Replica {
             .probe_gate(lease.clone())
             .build()
             .unwrap();
-        let task = SharedHealth::builder(link, "test")
+        let task = SharedHealth::builder(link.clone(), "test")
             .target("primary", health.clone(), lease.clone())
             .start();
         Self {
             health,
             lease,
+            link,
             task: Some(task),
         }
     }
@@ -635,6 +638,15 @@ async fn a_full_server_keeps_nobody_from_probing() {
 /// A model takes its time, and a probe as long as any other call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_that_takes_long_is_the_only_one_until_it_is_over() {
+    for _ in 0..5 {
+        if a_long_probe_is_alone().await {
+            return;
+        }
+    }
+    panic!("the machine is too busy for Redis");
+}
+
+async fn a_long_probe_is_alone() -> bool {
     let redis = Redis::start().await;
     let replicas = [Replica::start(&redis), Replica::start(&redis)];
     sleep(Duration::from_millis(500)).await;
@@ -659,10 +671,18 @@ async fn a_probe_that_takes_long_is_the_only_one_until_it_is_over() {
         !under_way.is_empty()
     })
     .await;
+    if replicas.iter().any(|replica| !replica.link.is_up()) {
+        return false;
+    }
     assert_eq!(under_way.len(), 1);
     let began = Instant::now();
     while Instant::now() - began < Duration::from_secs(6) {
-        assert!(probes().is_empty(), "a second probe at the same time");
+        let another = !probes().is_empty();
+        // While Redis is too slow for a busy machine, each replica probes for itself.
+        if replicas.iter().any(|replica| !replica.link.is_up()) {
+            return false;
+        }
+        assert!(!another, "a second probe at the same time");
         sleep(Duration::from_millis(10)).await;
     }
     drop(under_way);
@@ -670,6 +690,7 @@ async fn a_probe_that_takes_long_is_the_only_one_until_it_is_over() {
         !probes().is_empty()
     })
     .await;
+    true
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -750,4 +771,52 @@ async fn who_was_cut_off_hears_again_when_redis_is_reached() {
     until("it is heard", async || here.state() == State::Throttled).await;
     let took = Instant::now() - start;
     assert!(took < Duration::from_secs(1), "took {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_know_is_said_once() {
+    let redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    let mut heard = redis::Client::open(redis.url())
+        .unwrap()
+        .get_async_pubsub()
+        .await
+        .unwrap();
+    heard.subscribe("backstop:{test}:health").await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    let limited =
+        Outcome::new(Kind::Throttled).with_retry_after(Duration::from_secs(30), HintSource::Header);
+    replicas[0].report(&limited);
+    let messages = heard.into_on_message();
+    let messages: Vec<_> = messages
+        .take_until(sleep(Duration::from_secs(2)))
+        .collect()
+        .await;
+    // A busy machine may not see in time that it was told, and tell it again; not ten times a second.
+    assert!((1..5).contains(&messages.len()), "{}", messages.len());
+    // Nothing of a request is in it.
+    let message = messages[0].get_payload::<String>().unwrap();
+    let words: Vec<_> = message.split(' ').collect();
+    assert_eq!((words[1], words[3], words[4]), ("model", "1", "primary"));
+    assert_eq!(replicas[1].state(), State::Throttled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_not_used_goes_around() {
+    let redis = Redis::start().await;
+    let replicas = [Replica::start(&redis), Replica::start(&redis)];
+    sleep(Duration::from_millis(500)).await;
+    for _ in 0..3 {
+        replicas[0].report(&Outcome::new(Kind::Unavailable));
+    }
+    for replica in &replicas {
+        until("both know", async || replica.state() == State::Probing).await;
+    }
+    // Nobody calls where the lease is: it must not stay there.
+    for holder in [0, 1, 0, 1] {
+        until("it is this one's turn", async || {
+            replicas[holder].may_probe() && !replicas[1 - holder].may_probe()
+        })
+        .await;
+    }
 }

@@ -537,9 +537,7 @@ fn a_simplified_answer_is_valid_both_ways_and_is_not_kept() {
             assert_eq!(head.status, 200);
             assert!(String::from_utf8_lossy(&body).contains("Come back later."));
             assert!(recorder.record(&recording(stream), &body).is_err());
-            let soon = outcome
-                .clone()
-                .with_retry_after(Duration::from_millis(1_200), HintSource::Header);
+            let soon = outcome.with_retry_after(Duration::from_millis(1_200), HintSource::Header);
             let text = Simplified::new("Come back later.", 503, &soon);
             let (head, body) = recorder.simplified(&call, &text);
             assert_eq!(head.status, 503);
@@ -667,7 +665,7 @@ fn a_stream_with_anything_odd_in_it_is_not_kept() {
     assert!(keep(format!("data: {{\"a\n\n{whole}")).is_err());
     let failed = json!({"error": {"message": "x"}});
     assert!(keep(stream_of(&[text.clone(), failed, end])).is_err());
-    assert!(keep(stream_of(&[text.clone()])).is_err());
+    assert!(keep(stream_of(std::slice::from_ref(&text))).is_err());
     assert!(keep(stream_of(&[text, json!([])])).is_err());
 }
 
@@ -841,8 +839,7 @@ fn a_replayed_stream_has_all_that_its_dialect_promises() {
     let sent = events_of(&anthropic(), r#"{"model":"m","stream":true}"#, &answer);
     let start = sent
         .iter()
-        .filter(|event| event["type"] == "content_block_start")
-        .last();
+        .rfind(|event| event["type"] == "content_block_start");
     assert_eq!(start.unwrap()["content_block"]["citations"], json!([]));
     let deltas: Vec<_> = sent
         .iter()
