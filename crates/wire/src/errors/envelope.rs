@@ -61,6 +61,10 @@ pub(super) struct Report {
 const MAX_DEPTH: usize = 32;
 /// How many errors of one body are looked at.
 const MAX_REPORTS: usize = 24;
+/// How many objects are looked into. Each of ten gateways takes two or three; without a bound an
+/// object that says nothing would be looked into twice at each level, which doubles the work with
+/// every two of them.
+const MAX_VISITS: usize = 256;
 /// How many typed words of one error are kept.
 const MAX_WORDS: usize = 24;
 /// How much of a message is searched for phrases; what follows is an echo.
@@ -100,10 +104,7 @@ pub(super) fn read(status: Option<u16>, body: &[u8]) -> Envelope {
         Some(title) => (Shape::Html, title),
         None => (Shape::Text, &*text),
     };
-    let mut reader = Reader {
-        status,
-        reports: Vec::new(),
-    };
+    let mut reader = Reader::new(status);
     let mut report = Report::under(status);
     report.set_message(message);
     reader.reports.push(report);
@@ -118,10 +119,7 @@ pub(super) fn read(status: Option<u16>, body: &[u8]) -> Envelope {
 
 /// Reads an error that is already parsed.
 pub(super) fn read_value(status: Option<u16>, value: &Value) -> Vec<Report> {
-    let mut reader = Reader {
-        status,
-        reports: Vec::new(),
-    };
+    let mut reader = Reader::new(status);
     reader.any(value, 0);
     reader.reports
 }
@@ -129,14 +127,32 @@ pub(super) fn read_value(status: Option<u16>, value: &Value) -> Vec<Report> {
 struct Reader {
     status: Option<u16>,
     reports: Vec<Report>,
+    visits: usize,
 }
 
 // === impl Reader ===
 
 impl Reader {
+    const fn new(status: Option<u16>) -> Self {
+        Self {
+            status,
+            reports: Vec::new(),
+            visits: 0,
+        }
+    }
+
+    /// Whether one more object may be looked into, at this depth.
+    fn may_visit(&mut self, depth: usize) -> bool {
+        let may = depth <= MAX_DEPTH
+            && self.reports.len() < MAX_REPORTS
+            && self.visits < MAX_VISITS;
+        self.visits += usize::from(may);
+        may
+    }
+
     /// A value that stands where a whole answer or event does.
     fn any(&mut self, value: &Value, depth: usize) {
-        if depth > MAX_DEPTH || self.reports.len() >= MAX_REPORTS {
+        if !self.may_visit(depth) {
             return;
         }
         match value {
@@ -267,7 +283,7 @@ impl Reader {
         family: Provider,
         depth: usize,
     ) {
-        if depth > MAX_DEPTH || self.reports.len() >= MAX_REPORTS {
+        if !self.may_visit(depth) {
             return;
         }
         let mut report = Report::under(self.status);
@@ -830,6 +846,24 @@ fn without_quotations(text: &str, may_echo: bool, into: &mut String) {
                 '\u{2019}' => '\'',
                 other => other.to_ascii_lowercase(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each level may be the error or what wraps it, and to try both would double the work with it.
+    #[test]
+    fn a_few_bytes_that_nest_and_say_nothing_are_given_up() {
+        for (open, close) in [("{\"error\":", "}"), ("[{\"error\":", "}]")] {
+            let depth = 50;
+            let body = [open.repeat(depth), "{}".into(), close.repeat(depth)].concat();
+            let value = serde_json::from_str(&body).unwrap();
+            let mut reader = Reader::new(Some(500));
+            reader.any(&value, 0);
+            assert!(reader.visits <= 256, "{}", reader.visits);
         }
     }
 }

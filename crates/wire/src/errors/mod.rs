@@ -40,7 +40,7 @@ mod whole;
 mod xai;
 mod zai;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use backstop_core::{HintSource, Kind, Outcome, RetryAfter, Scope};
 use http::HeaderMap;
@@ -51,8 +51,8 @@ use self::{
 };
 use crate::{Provider, headroom, hints, provider};
 
-/// A whole answer that is not a stream.
-#[derive(Clone, Copy, Debug)]
+/// A whole answer that is not a stream. `Debug` shows no header and no byte of the body.
+#[derive(Clone, Copy)]
 pub struct Answer<'a> {
     /// Whose answer it is.
     pub provider: Provider,
@@ -64,6 +64,17 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The trailers, when there were any.
     pub trailers: Option<&'a HeaderMap>,
+}
+
+impl fmt::Debug for Answer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A count only: the bytes are somebody's answer, and headers carry keys.
+        f.debug_struct("Answer")
+            .field("provider", &self.provider)
+            .field("status", &self.status)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The longest `retry-after` of a rate limit for which asking the same target again is still

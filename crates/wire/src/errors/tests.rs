@@ -41,6 +41,21 @@ fn rows_are_written_in_lower_case() {
 }
 
 #[test]
+fn an_answer_is_not_printed() {
+    let mut headers = HeaderMap::new();
+    headers.insert("set-cookie", HeaderValue::from_static("a-secret"));
+    let answer = Answer {
+        provider: Provider::Unknown,
+        status: StatusCode::OK,
+        headers: &headers,
+        body: b"a-secret",
+        trailers: Some(&headers),
+    };
+    let printed = format!("{answer:?}");
+    assert!(!printed.contains("a-secret") && !printed.contains("97"), "{printed}");
+}
+
+#[test]
 fn the_innermost_of_ten_wrapped_errors_decides() {
     let mut body = br#"{"error":{"code":"insufficient_quota","message":"spent"}}"#.to_vec();
     for _ in 0..10 {
