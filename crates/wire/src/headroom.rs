@@ -259,100 +259,143 @@ fn time_to_reset(text: &str, now: Option<SystemTime>) -> Option<Duration> {
 /// The IETF structured fields: `RateLimit: "default";r=50;t=30` with
 /// `RateLimit-Policy: "default";q=100;w=60`, and the older `limit=100, remaining=50, reset=30`.
 fn structured(headers: &HeaderMap, found: &mut [Option<Found>]) {
-    let Some(limit) = hints::text_of(headers, "ratelimit") else {
-        return;
+    // A list may be spread over several lines (RFC 9651 section 3.1).
+    for limit in texts(headers, "ratelimit") {
+        if limit.starts_with("limit=") || limit.contains("remaining=") {
+            for part in limit.split([',', ';']) {
+                if let Some((key, value)) = part.trim().split_once('=')
+                    && let Some(fact) = fact_of(key.trim())
+                {
+                    state(
+                        found,
+                        fact,
+                        Dimension::Requests,
+                        Window::Unknown,
+                        value,
+                        None,
+                    );
+                }
+            }
+            continue;
+        }
+        for item in items(limit) {
+            let name = item_name(item);
+            let policy = texts(headers, "ratelimit-policy")
+                .flat_map(items)
+                .find(|policy| item_name(policy) == name);
+            add(found, policy_of(name, item, policy));
+        }
+    }
+}
+
+/// The texts of all lines of a header.
+fn texts<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(name).into_iter();
+    lines.filter_map(|line| line.to_str().ok().map(str::trim))
+}
+
+/// The limit that an item of `RateLimit` states, with the item of `RateLimit-Policy` of that name.
+fn policy_of(name: &str, item: &str, policy: Option<&str>) -> Allowance {
+    let of_policy = |key| policy.and_then(|policy| parameter(policy, key));
+    let window = of_policy("w")
+        .and_then(count)
+        .map_or(Window::Unknown, |secs| match secs {
+            1 => Window::Second,
+            60 => Window::Minute,
+            3600 => Window::Hour,
+            86_400 => Window::Day,
+            2_419_200..=2_678_400 => Window::Month,
+            _ => Window::Unknown,
+        });
+    let unit = of_policy("qu").unwrap_or(name).as_bytes();
+    let named = |word: &str| {
+        unit.windows(word.len())
+            .any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
     };
-    if limit.starts_with("limit=") || limit.contains("remaining=") {
-        for part in limit.split([',', ';']) {
-            if let Some((key, value)) = part.trim().split_once('=')
-                && let Some(fact) = fact_of(key.trim())
-            {
-                state(
-                    found,
-                    fact,
-                    Dimension::Requests,
-                    Window::Unknown,
-                    value,
-                    None,
-                );
-            }
-        }
-        return;
-    }
-    for item in items(limit) {
-        let name = item_name(item);
-        let policy = headers
-            .get_all("ratelimit-policy")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(items)
-            .find(|policy| item_name(policy) == name);
-        let quota = policy.and_then(|policy| parameter(policy, "q"));
-        let window = policy
-            .and_then(|policy| parameter(policy, "w"))
-            .and_then(count)
-            .map_or(Window::Unknown, |secs| match secs {
-                1 => Window::Second,
-                60 => Window::Minute,
-                3600 => Window::Hour,
-                86_400 => Window::Day,
-                2_419_200..=2_678_400 => Window::Month,
-                _ => Window::Unknown,
-            });
-        let unit = policy.and_then(|policy| parameter(policy, "qu"));
-        let named = |word| {
-            unit.unwrap_or(name)
-                .as_bytes()
-                .windows(word_len(word))
-                .any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
-        };
-        let dimension = if named("input") && named("token") {
-            Dimension::InputTokens
-        } else if named("output") && named("token") {
-            Dimension::OutputTokens
-        } else if named("token") {
-            Dimension::Tokens
-        } else {
-            Dimension::Requests
-        };
-        for (fact, value) in [
-            (Fact::Limit, quota),
-            (Fact::Remaining, parameter(item, "r")),
-            (Fact::Reset, parameter(item, "t")),
-        ] {
-            if let Some(value) = value {
-                state(found, fact, dimension, window, value, None);
-            }
-        }
+    let dimension = if named("input") && named("token") {
+        Dimension::InputTokens
+    } else if named("output") && named("token") {
+        Dimension::OutputTokens
+    } else if named("token") {
+        Dimension::Tokens
+    } else {
+        Dimension::Requests
+    };
+    Allowance {
+        dimension,
+        window,
+        limit: of_policy("q").and_then(count),
+        remaining: parameter(item, "r").and_then(count),
+        reset: parameter(item, "t").and_then(|text| time_to_reset(text, None)),
     }
 }
 
-fn word_len(word: &str) -> usize {
-    word.len().max(1)
+/// Adds a limit. Of two that count the same over the same time, or over times that have no name, the
+/// scarcer stays: half of one and half of the other would be neither.
+fn add(found: &mut [Option<Found>], allowance: Allowance) {
+    let same = |known: &Allowance| {
+        known.dimension == allowance.dimension && known.window == allowance.window
+    };
+    let known = found
+        .iter()
+        .position(|entry| entry.is_some_and(|found| same(&found.allowance)));
+    let place = match known {
+        Some(place) => found.get_mut(place),
+        None => found.iter_mut().find(|entry| entry.is_none()),
+    };
+    if let Some(place) = place
+        && place.is_none_or(|known| is_scarcer(&allowance, &known.allowance))
+    {
+        *place = Some(Found { allowance });
+    }
 }
 
-/// The items of a structured-field list. Commas inside quoted names do not occur in practice and
-/// split them.
+/// Whether less is left of `one` than of `other`, as a share where both are known.
+fn is_scarcer(one: &Allowance, other: &Allowance) -> bool {
+    match (one.share(), other.share(), one.remaining, other.remaining) {
+        (Some(one), Some(other), ..) if one < other => true,
+        (Some(one), Some(other), ..) if one > other => false,
+        (None, _, Some(one), Some(other)) | (_, None, Some(one), Some(other)) if one != other => {
+            one < other
+        }
+        (_, _, Some(_), Some(_)) => one.reset > other.reset,
+        (_, _, one, _) => one.is_some(),
+    }
+}
+
+/// The items of a structured-field list.
 fn items(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',')
+    split(list, ',')
         .map(str::trim)
         .filter(|item| !item.is_empty())
 }
 
 fn item_name(item: &str) -> &str {
-    item.split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .trim_matches('"')
+    let name = split(item, ';').next().unwrap_or_default();
+    name.trim().trim_matches('"')
 }
 
 fn parameter<'a>(item: &'a str, key: &str) -> Option<&'a str> {
-    item.split(';')
+    split(item, ';')
         .skip(1)
         .filter_map(|part| part.trim().split_once('='))
         .find(|(found, _)| found.trim() == key)
         .map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// The parts of a structured field between separators that are not in a quoted string (RFC 9651
+/// section 3.3.3).
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    text.split(move |c| {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_quoted => is_escaped = true,
+            '"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+        c == separator && !is_quoted
+    })
 }
 
 #[cfg(test)]
@@ -657,6 +700,61 @@ mod tests {
                     ("ratelimit-reset", "4"),
                 ],
                 vec![(Requests, unknown, Some(10), Some(3), Some(4000))],
+            ),
+        ] {
+            assert_eq!(rows(Provider::Unknown, pairs), expected, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn several_policies_are_kept_apart() {
+        let unknown = Window::Unknown;
+        for (pairs, expected) in [
+            // A list over two lines.
+            (
+                &[
+                    ("ratelimit", "\"burst\";r=5;t=1"),
+                    ("ratelimit", "\"daily\";r=0;t=3600"),
+                    ("ratelimit-policy", "\"burst\";q=10;w=60"),
+                    ("ratelimit-policy", "\"daily\";q=100;w=86400"),
+                ][..],
+                vec![
+                    (Requests, Window::Day, Some(100), Some(0), Some(3_600_000)),
+                    (Requests, Window::Minute, Some(10), Some(5), Some(1000)),
+                ],
+            ),
+            // Two windows without a name: the scarcer, and not half of each.
+            (
+                &[
+                    ("ratelimit", "\"a\";r=0;t=10, \"b\";r=50;t=300"),
+                    ("ratelimit-policy", "\"a\";q=10;w=10, \"b\";q=100;w=300"),
+                ],
+                vec![(Requests, unknown, Some(10), Some(0), Some(10_000))],
+            ),
+            (
+                &[("ratelimit", "\"b\";r=50;t=300, \"a\";r=0, \"c\";t=9")],
+                vec![(Requests, unknown, None, Some(0), None)],
+            ),
+            // Shares count, where they are known, and not what is left of them.
+            (
+                &[
+                    ("ratelimit", "a;r=30;t=1, b;r=50;t=2"),
+                    ("ratelimit-policy", "a;q=60;w=2, b;q=1000;w=3"),
+                ],
+                vec![(Requests, unknown, Some(1000), Some(50), Some(2000))],
+            ),
+            // As long as nothing is left of one, of two that are spent the later reset.
+            (
+                &[("ratelimit", "a;r=0;t=1, b;r=0;t=7, c;r=0;t=2")],
+                vec![(Requests, unknown, None, Some(0), Some(7000))],
+            ),
+            // Separators in a name.
+            (
+                &[
+                    ("ratelimit", r#""per day, \"all\"; r=9";r=7;t=4"#),
+                    ("ratelimit-policy", r#""per day, \"all\"; r=9";q=9;w=86400"#),
+                ],
+                vec![(Requests, Window::Day, Some(9), Some(7), Some(4000))],
             ),
         ] {
             assert_eq!(rows(Provider::Unknown, pairs), expected, "{pairs:?}");
