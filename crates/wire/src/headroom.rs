@@ -240,7 +240,7 @@ fn count(text: &str) -> Option<u64> {
 ///
 /// No reset lies more than thirty years ahead, so a number beyond a thousand million is an epoch
 /// (2001 in seconds), and one beyond a million million is an epoch in milliseconds.
-fn time_to_reset(text: &str, now: Option<SystemTime>) -> Option<Duration> {
+pub(crate) fn time_to_reset(text: &str, now: Option<SystemTime>) -> Option<Duration> {
     if let Some(value) = hints::number(text) {
         if value < 1e9 {
             return hints::seconds(value);

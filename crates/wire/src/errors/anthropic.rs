@@ -21,6 +21,13 @@ pub(super) const FAMILY: Family = Family {
                 "out of extra usage",
             ])
             .says(QUOTA_ACCOUNT),
+        Rule::new("anthropic: a feature that the plan does not have", ERRORS)
+            .on(&[400, 403])
+            .text(&[
+                "not yet available for this subscription",
+                "not available for this subscription",
+            ])
+            .says(UNSUPPORTED),
         Rule::new("anthropic: the organization is disabled", ERRORS)
             .on(&[400, 401, 403])
             .text(&[

@@ -43,6 +43,7 @@ pub(super) const FAMILY: Family = Family {
             .text(&[
                 "virtual network/firewall rules",
                 "public access is disabled",
+                "not from an approved private endpoint",
             ])
             .says(AUTH_ACCOUNT),
         Rule::new("azure: no such deployment", DEPLOY)

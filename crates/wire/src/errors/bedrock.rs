@@ -99,6 +99,13 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("bedrock: ConflictException", API)
             .words(&["conflictexception"])
             .says(CLASH),
+        Rule::new("bedrock: more output tokens than the model allows", HELP)
+            .words(&["validationexception", "validationerror"])
+            .text(&[
+                "maximum tokens you requested exceeds the model limit",
+                "maximum tokens you requested exceed the model limit",
+            ])
+            .says(WRONG),
         Rule::new("bedrock: ValidationException over the window", HELP)
             .words(&["validationexception", "validationerror"])
             .text(&[

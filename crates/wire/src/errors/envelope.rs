@@ -46,6 +46,8 @@ pub(super) struct Report {
     pub(super) text: String,
     /// The wait that a typed field asks for.
     pub(super) delay: Option<Duration>,
+    /// The time until which a typed field asks to wait: an epoch or a date.
+    pub(super) until: Option<String>,
     /// Limit headers that a gateway copied into the body.
     pub(super) headers: Option<HeaderMap>,
     /// What a typed field says of asking again.
@@ -299,7 +301,7 @@ impl Reader {
             }
         }
         let mut inside: Vec<&str> = Vec::new();
-        for key in ["message", "Message", "msg", "error_message", "error"] {
+        for key in ["message", "Message", "msg", "error_message", "error_msg", "error"] {
             match error.get(key) {
                 Some(Value::String(text)) => {
                     report.add_message(text);
@@ -654,6 +656,14 @@ impl Report {
                 None => None,
             };
             self.set_delay(delay);
+        }
+        for key in ["resets_at", "reset_at"] {
+            let until = match map.get(key) {
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                _ => None,
+            };
+            self.until = self.until.take().or(until);
         }
         if map.contains_key("estimated_time") {
             self.add_word("estimated_time");

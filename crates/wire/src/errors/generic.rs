@@ -70,9 +70,14 @@ pub(super) const PHRASES: &[Rule] = &[
             "credits expired",
         ])
         .says(QUOTA_ACCOUNT),
+    Rule::new("message: the key's own limit is spent", SEEN)
+        .on(&[402, 403, 429])
+        .text(&["key limit exceeded", "key's limit exceeded"])
+        .says(QUOTA_KEY),
     Rule::new("message: a quota per day or month is spent", SEEN)
         .on(LIMIT)
         .text(&[
+            "daily request limit",
             "tokens per day",
             "requests per day",
             "calls / month",
@@ -203,6 +208,10 @@ pub(super) const PHRASES: &[Rule] = &[
             "unauthorized",
         ])
         .says(AUTH_KEY),
+    Rule::new("message: the account is not verified for the model", SEEN)
+        .on(&[401, 403, 404])
+        .text(&["organization must be verified"])
+        .says(AUTH_MODEL),
     Rule::new("message: not served in the caller's place", SEEN)
         .on(&[400, 403, 451])
         .text(&[
@@ -277,6 +286,7 @@ pub(super) const PHRASES: &[Rule] = &[
             "rate limited",
             "too many requests",
             "too many tokens",
+            "request limit reached",
             "requests per minute",
             "requests per second",
             "tokens per minute",

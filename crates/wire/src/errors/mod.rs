@@ -351,7 +351,11 @@ fn hint(kind: Kind, headers: &HeaderMap, envelope: &Envelope) -> Option<RetryAft
         Kind::Throttled | Kind::QuotaExhausted | Kind::Overloaded
     );
     let typed = || {
-        let delay = reports().find_map(|report| report.delay)?;
+        let now = hints::clock(headers);
+        let until = |report: &Report| headroom::time_to_reset(report.until.as_deref()?, now);
+        let delay = reports()
+            .find_map(|report| report.delay)
+            .or_else(|| reports().find_map(until))?;
         Some(found(delay, HintSource::Body))
     };
     let said = || {

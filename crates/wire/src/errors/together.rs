@@ -24,6 +24,12 @@ pub(super) const FAMILY: Family = Family {
         Rule::new("together: spend limit", ERRORS)
             .on(&[402])
             .says(QUOTA_ACCOUNT),
+        // The type of what an account may do in a minute is that of what it has paid for.
+        Rule::new("together: a rate limit of the type credit_limit", LIMITS)
+            .on(&[429, NONE])
+            .words(&["credit_limit"])
+            .text(&["rate limiting", "rate limited", "rate limit"])
+            .says(LIMIT_MODEL),
         Rule::new("together: credit limit", ERRORS)
             .words(&["credit_limit", "insufficient_credits"])
             .says(QUOTA_ACCOUNT),

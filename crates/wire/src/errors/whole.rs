@@ -82,6 +82,8 @@ struct Look {
     content: bool,
     /// The prompt was refused.
     blocked: bool,
+    /// It says that more will follow.
+    unfinished: bool,
     /// It has the key under which Gemini counts the tokens of an answer.
     counted: bool,
     finish: Option<Finish>,
@@ -126,6 +128,8 @@ impl Look {
                     }
                 }
                 b"usageMetadata" => self.counted = true,
+                // Ollama: a line of a stream, where the whole was asked for.
+                b"done" => self.unfinished |= value.is_false(),
                 // Gemini.
                 b"promptFeedback" => {
                     let reason = value.get("blockReason");
@@ -134,6 +138,10 @@ impl Look {
                 // Cohere.
                 b"finish_reason" => self.finish(value),
                 b"detail" => self.complaint |= !value.is_empty(),
+                // Baidu's Qianfan, and others that answer 200 to everything.
+                b"error_code" | b"error_msg" | b"error_message" => {
+                    self.complaint |= !value.is_empty() && value.number() != Some(0);
+                }
                 b"message" if value.text().is_some() => self.complaint = true,
                 b"content" | b"output" | b"message" | b"response" | b"data" | b"result"
                 | b"results" | b"embedding" | b"embeddings" | b"generated_text" | b"text"
@@ -215,6 +223,7 @@ impl Look {
                 _ if self.blocked && !self.chosen => {
                     Outcome::new(Kind::ContentFiltered).with_evidence("promptFeedback.blockReason")
                 }
+                _ if self.unfinished => malformed("an answer that is not over"),
                 Some(Finish::Stop) if self.choices && !self.content => {
                     malformed("an answer without content")
                 }
