@@ -413,8 +413,11 @@ impl Whole {
 
     /// A reader of events, fed with what is held, if that is what the body turns out to be.
     fn as_stream(&mut self, chunk: &[u8]) -> Option<StreamReader> {
-        let is_settled = self.extent.has_begun() || self.too_large || self.decided.is_some();
+        let is_settled = self.too_large || self.decided.is_some();
         if !self.head.status.is_success() || is_settled {
+            return None;
+        }
+        if self.extent.has_begun() && self.dialect != Dialect::Ollama {
             return None;
         }
         let blank = |byte: &&u8| byte.is_ascii_whitespace() || BOM.contains(byte);
@@ -429,6 +432,8 @@ impl Whole {
             Framing::JsonArray
         } else if FIELDS.iter().any(|field| start.starts_with(field)) {
             Framing::Sse
+        } else if self.dialect == Dialect::Ollama && self.is_first_of_many(chunk) {
+            Framing::Ndjson
         } else {
             return None;
         };
@@ -439,6 +444,17 @@ impl Whole {
         let mut reader = head.stream(self.dialect, framing);
         reader.on_data(&self.held);
         Some(reader)
+    }
+
+    /// Whether `chunk` ends an object that says of itself that more will follow.
+    fn is_first_of_many(&self, chunk: &[u8]) -> bool {
+        let mut extent = self.extent;
+        let Some(end) = extent.feed(chunk) else {
+            return false;
+        };
+        let value = [&self.held[..], &chunk[..end]].concat();
+        let done = Value::parse(&value).and_then(|value| value.get("done"));
+        done.is_some_and(Value::is_false)
     }
 
     fn on_data(&mut self, chunk: &[u8]) -> Step {

@@ -47,6 +47,8 @@ fn body() -> impl Strategy<Value = String> {
         Just("{\"error\":{\"message\":\"x\"}}"),
         Just(TEXT),
         Just(STOP),
+        Just(r#"{"message":{"content":"}"},"done":false}"#),
+        Just("{\"message\":{},\"done\":true}\n"),
         Just(r#"{"candidates":[{"content":{"parts":[{"text":"}"}]},"finishReason":"STOP"}]}"#),
     ];
     prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
@@ -59,7 +61,11 @@ proptest! {
     fn any_split_of_any_body_gives_the_same_verdict(
         body in body(),
         cut in any::<prop::sample::Index>(),
-        dialect in prop::sample::select(vec![Dialect::OpenAiChat, Dialect::Gemini]),
+        dialect in prop::sample::select(vec![
+            Dialect::OpenAiChat,
+            Dialect::Gemini,
+            Dialect::Ollama,
+        ]),
         content_type in prop::sample::select(vec![
             "application/json",
             "text/plain",
