@@ -31,7 +31,9 @@ const MAX_FOUND: usize = 16;
 /// Finds the values of wanted top-level members of a JSON object, fed in pieces of any size.
 ///
 /// It follows strings, escapes and brackets, so that a key inside a value is never taken for a
-/// top-level one, and it decodes escapes in keys (`"\u006dodel"` is `model`). It is no validator:
+/// top-level one, and it decodes escapes in keys (`"\u006dodel"` is `model`). The case of a key does
+/// not matter, since it does not to Go's parser, which many gateways are written with: what they read
+/// as `model` must be found (<https://pkg.go.dev/encoding/json#Unmarshal>). It is no validator:
 /// of every valid JSON object it finds the right members, and what is not JSON is refused or left
 /// for the provider to refuse. Memory is constant; time is linear.
 ///
@@ -328,14 +330,16 @@ impl MemberScanner {
             return None;
         }
         if !self.key.contains(&b'\\') {
-            return self.keys.iter().position(|key| key.as_bytes() == self.key);
+            let is_key = |key: &&str| key.as_bytes().eq_ignore_ascii_case(&self.key);
+            return self.keys.iter().position(is_key);
         }
         let mut quoted = Vec::with_capacity(self.key.len() + 2);
         quoted.push(b'"');
         quoted.extend_from_slice(&self.key);
         quoted.push(b'"');
         let decoded: String = serde_json::from_slice(&quoted).ok()?;
-        self.keys.iter().position(|key| *key == decoded)
+        let is_key = |key: &&str| key.eq_ignore_ascii_case(&decoded);
+        self.keys.iter().position(is_key)
     }
 }
 
@@ -553,6 +557,15 @@ mod tests {
             r#" { "a":{"model":"x"},"b":["model",{"model":[]}] , "model"
                 : "m\"2"	,"n":1.10e+2,"z":"\"model\":\"y\""} "#,
         );
+    }
+
+    #[test]
+    fn a_model_in_another_case_is_a_model() {
+        assert_eq!(
+            replaced(r#"{"model":"a","Model":"b","MODEL":"c","mode":"d"}"#, "x"),
+            r#"{"model":"x","Model":"x","MODEL":"x","mode":"d"}"#
+        );
+        assert_eq!(replaced(r#"{"\u004dodel":"b"}"#, "x"), r#"{"\u004dodel":"x"}"#);
     }
 
     #[test]

@@ -107,15 +107,8 @@ const ACCEPT_ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 
 /// Headers that belong to one connection, to one account or to the caller's own network, so that
 /// not even an operator can have them passed on.
-const NEVER_FORWARDED: [&str; 34] = [
-    // Credentials.
-    "authorization",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "cookie",
-    "proxy-authorization",
-    "x-amz-security-token",
+const NEVER_FORWARDED: [&str; 23] = [
+    // What a signature of the caller's covers.
     "x-amz-date",
     "x-amz-content-sha256",
     // The identity of another account.
@@ -125,11 +118,7 @@ const NEVER_FORWARDED: [&str; 34] = [
     "x-goog-user-project",
     "chatgpt-account-id",
     // The caller's network.
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "forwarded",
-    "x-real-ip",
+    "via",
     // One connection (RFC 9110 section 7.6.1), and what follows from the body that is sent.
     "connection",
     "keep-alive",
@@ -147,6 +136,24 @@ const NEVER_FORWARDED: [&str; 34] = [
     "content-type",
     "idempotency-key",
     "user-agent",
+];
+
+/// What the names of credentials and of addresses in the caller's network contain: every gateway has
+/// its own (`ocp-apim-subscription-key`, `cf-aig-authorization`, `x-litellm-api-key`,
+/// `cf-connecting-ip`).
+const NEVER_IN_A_NAME: [&str; 12] = [
+    "authorization",
+    "api-key",
+    "apikey",
+    "subscription-key",
+    "auth-token",
+    "access-token",
+    "security-token",
+    "cookie",
+    "forwarded",
+    "client-ip",
+    "connecting-ip",
+    "real-ip",
 ];
 
 impl HttpTarget {
@@ -224,7 +231,8 @@ impl HttpTarget {
     /// network, what belongs to one connection or to the body's form.
     pub fn forward(mut self, header: HeaderName) -> Result<Self, BadTarget> {
         let name = header.as_str();
-        if NEVER_FORWARDED.contains(&name) || name.starts_with("x-forwarded-") {
+        let has = |part: &&str| memchr::memmem::find(name.as_bytes(), part.as_bytes()).is_some();
+        if NEVER_FORWARDED.contains(&name) || NEVER_IN_A_NAME.iter().any(has) {
             return Err(BadTarget::Forbidden(header));
         }
         self.edit().forward.push(header);
@@ -272,7 +280,10 @@ impl HttpTarget {
             _ => {}
         }
         for name in &target.forward {
-            copy(from, &mut to, name);
+            // What passes anyway passes once.
+            if !to.contains_key(name) {
+                copy(from, &mut to, name);
+            }
         }
         let idempotency = HeaderName::from_static("idempotency-key");
         if let Some(key) = from.get(&idempotency) {
@@ -510,9 +521,31 @@ mod tests {
         let name = |name: &'static str| HeaderName::from_static(name);
         let more = target(Dialect::OpenAiChat)
             .forward(name("x-tenant"))
+            .and_then(|target| target.forward(name("openai-beta")))
             .unwrap();
-        assert!(sent(&more, &[("x-tenant", "t")]).contains(&"x-tenant: t".to_owned()));
-        for never in ["authorization", "host", "x-forwarded-port", "te"] {
+        let sent = sent(&more, &[("x-tenant", "t"), ("openai-beta", "b")]);
+        let count = |line| sent.iter().filter(|sent| *sent == line).count();
+        assert_eq!((count("x-tenant: t"), count("openai-beta: b")), (1, 1));
+        for never in NEVER_FORWARDED.into_iter().chain([
+            "authorization",
+            "proxy-authorization",
+            "cf-aig-authorization",
+            "x-serverless-authorization",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "x-litellm-api-key",
+            "ocp-apim-subscription-key",
+            "x-amz-security-token",
+            "x-goog-iam-authorization-token",
+            "cookie",
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "x-real-ip",
+            "true-client-ip",
+            "cf-connecting-ip",
+        ]) {
             let refused = target(Dialect::OpenAiChat)
                 .forward(name(never))
                 .unwrap_err();
