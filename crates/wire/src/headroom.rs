@@ -652,6 +652,27 @@ mod tests {
     }
 
     #[test]
+    fn names_that_copies_of_openais_headers_have() {
+        let unknown = Window::Unknown;
+        for (name, dimension, window) in [
+            ("x-ratelimit-remaining-prompt-tokens", InputTokens, unknown),
+            (
+                "x-ratelimit-remaining-completion-tokens",
+                OutputTokens,
+                unknown,
+            ),
+            (
+                "x-ratelimit-remaining-requests-hour",
+                Requests,
+                Window::Hour,
+            ),
+        ] {
+            let expected = [(dimension, window, None, Some(3), None)];
+            assert_eq!(rows(Provider::Unknown, &[(name, "3")]), expected, "{name}");
+        }
+    }
+
+    #[test]
     fn a_subscription_of_anthropics_that_is_spent_waits_for_its_reset() {
         let pairs = |status| {
             headers(&[
@@ -692,6 +713,20 @@ mod tests {
             (
                 &[("ratelimit", "limit=10, remaining=3, reset=4")],
                 vec![(Requests, unknown, Some(10), Some(3), Some(4000))],
+            ),
+            (
+                &[("ratelimit", "remaining=3, limit=10")],
+                vec![(Requests, unknown, Some(10), Some(3), None)],
+            ),
+            (
+                &[
+                    ("ratelimit", "input-tokens;r=7, month;r=8"),
+                    ("ratelimit-policy", "input-tokens;w=3600, month;w=2592000"),
+                ],
+                vec![
+                    (InputTokens, Window::Hour, None, Some(7), None),
+                    (Requests, Window::Month, None, Some(8), None),
+                ],
             ),
             (
                 &[
@@ -763,7 +798,15 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_not_known() {
-        for text in ["-1", "", "many", "1e400", "0x1", "99999999999999999999999"] {
+        for text in [
+            "-1",
+            "",
+            "many",
+            "1e400",
+            "0x1",
+            "1.x",
+            "99999999999999999999999",
+        ] {
             let pairs = [
                 ("x-ratelimit-limit-tokens", text),
                 ("x-ratelimit-remaining-tokens", text),

@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn of_two_headers_the_first_in_order_decides() {
+        for pair in [
+            ["retry-after-ms", "x-ms-retry-after-ms"],
+            ["x-amz-retry-after", "grpc-retry-pushback-ms"],
+        ] {
+            let hint = delay(&[(pair[0], "5"), (pair[1], "9")]);
+            assert_eq!(hint, Some(Duration::from_millis(5)), "{pair:?}");
+        }
+        assert_eq!(delay(&[("retry-after", "5s or so")]), None);
+    }
+
+    #[test]
     fn phrases() {
         let millis = Duration::from_millis;
         for (text, expected) in [
@@ -346,6 +358,11 @@ mod tests {
                 "Quota will be replenished in 1.02:03:04.",
                 Some(millis(93_784_000)),
             ),
+            (
+                "Try again in a while, that is: try again in about 5 minutes",
+                Some(millis(300_000)),
+            ),
+            ("try again in 2 days", Some(millis(172_800_000))),
             ("try again in a moment", None),
             ("Please try again later.", None),
             ("retry after 5", None),

@@ -454,9 +454,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_but_says_nothing_is_empty() {
+        for text in ["null", "false", "\"\"", "{ }", "[ ]", "\u{feff} null"] {
+            assert!(Value::parse(text.as_bytes()).unwrap().is_empty(), "{text}");
+        }
+        for text in ["true", "0", "\" \"", "{\"\":0}", "[0]"] {
+            assert!(!Value::parse(text.as_bytes()).unwrap().is_empty(), "{text}");
+        }
+    }
+
+    #[test]
     fn depth_is_bounded_as_in_serde_json() {
         let nest = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(Value::parse(nest(100).as_bytes()).is_some());
+        for depth in [100, 126, 127, 128, 129] {
+            let text = ["[".repeat(depth), "0".into(), "]".repeat(depth)].concat();
+            let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
+            // What theirs reads ours reads; theirs stops one level before its bound.
+            let ours = Value::parse(text.as_bytes()).is_some();
+            assert_eq!(ours, theirs || depth == 128, "{depth}");
+        }
         assert!(Value::parse(nest(100_000).as_bytes()).is_none());
     }
 }

@@ -565,7 +565,10 @@ mod tests {
             replaced(r#"{"model":"a","Model":"b","MODEL":"c","mode":"d"}"#, "x"),
             r#"{"model":"x","Model":"x","MODEL":"x","mode":"d"}"#
         );
-        assert_eq!(replaced(r#"{"\u004dodel":"b"}"#, "x"), r#"{"\u004dodel":"x"}"#);
+        assert_eq!(
+            replaced(r#"{"\u004dodel":"b"}"#, "x"),
+            r#"{"\u004dodel":"x"}"#
+        );
     }
 
     #[test]

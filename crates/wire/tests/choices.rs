@@ -238,6 +238,19 @@ fn more_choices_than_can_be_kept_account_of_end_with_done() {
 }
 
 #[test]
+fn a_candidate_that_cannot_be_kept_account_of_is_never_over() {
+    let last = r#"{"index":0,"content":{"parts":[{"text":"a"}]},"finishReason":"STOP"}"#;
+    let more = r#"{"index":200,"content":{"parts":[{"text":"b"}]}}"#;
+    let cut = Cut {
+        classify: ClassifyHttp::new(Dialect::Gemini),
+        request: None,
+        content_type: "text/event-stream",
+        answer: &format!("data: {{\"candidates\":[{more},{last}]}}\n\n").into_bytes(),
+    };
+    assert_eq!(cut.read(&[]), (Progress::Token, Kind::Malformed));
+}
+
+#[test]
 fn what_looked_like_the_end_is_none_when_another_choice_begins() {
     let first = choice(0, Some("stop"));
     assert_eq!(read(None, &first), (Progress::End, Kind::Success));

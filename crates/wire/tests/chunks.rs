@@ -1,7 +1,9 @@
 //! Streams read as they come, whole and cut anywhere.
 
 use backstop_core::{ClassifyStream, End, Kind, Outcome, Progress, Step};
-use backstop_wire::{ClassifyHttp, Dialect, UNARY_LIMIT};
+use backstop_wire::{
+    ClassifyHttp, Dialect, FinishReason, Framing, StreamReader, UNARY_LIMIT, scan::Message,
+};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use proptest::prelude::*;
 
@@ -78,6 +80,15 @@ proptest! {
         prop_assert_eq!(read(dialect, content_type, [left, right]), whole);
         prop_assert_eq!(read(dialect, content_type, body.as_bytes().chunks(1)), whole);
     }
+}
+
+#[test]
+fn a_mark_before_an_answer_does_not_hide_its_end() {
+    let body = "\u{feff}{\"choices\":[{\"message\":{\"content\":\"Hi\"}}],\"error\":false}";
+    let chunks = body.as_bytes().chunks(1);
+    let (progress, failed, outcome) = read(Dialect::OpenAiChat, "application/json", chunks);
+    assert_eq!((progress, failed), (Progress::End, None));
+    assert_eq!(outcome.kind(), Kind::Success);
 }
 
 #[test]
@@ -256,4 +267,147 @@ fn answers_that_are_no_stream() {
         ),
         (Progress::End, Kind::Success)
     );
+}
+
+/// What each dialect says at its end, beside that it is one.
+#[test]
+fn every_dialect_tells_why_it_stopped_and_what_it_used() {
+    use FinishReason::{BadGeneration, ContentFilter, ContextWindow, Length, Other};
+    use FinishReason::{Refusal, Stop, ToolCalls};
+    let chat = |reason| {
+        let stop = STOP.replace("stop", reason);
+        format!("data: {TEXT}\n\ndata: {stop}\n\ndata: {USAGE}\n\n")
+    };
+    let responses = |details: &str| {
+        format!(
+            "data: {{\"type\":\"response.incomplete\",\"response\":{{\"incomplete_details\":{details},\
+             \"usage\":{{\"input_tokens\":9,\"output_tokens\":2}}}}}}\n\n"
+        )
+    };
+    let anthropic = |reason| {
+        let start =
+            r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}"#;
+        let delta = r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"a"}}"#;
+        let usage = r#""usage":{"input_tokens":null,"output_tokens":2}"#;
+        format!(
+            "data: {start}\n\ndata: {delta}\n\ndata: {{\"type\":\"message_delta\",\"delta\":\
+             {{\"stop_reason\":\"{reason}\"}},{usage}}}\n\ndata: {{\"type\":\"message_stop\"}}\n\n"
+        )
+    };
+    let gemini = |reason| {
+        format!(
+            "data: {{\"candidates\":[{{\"content\":{{\"parts\":[{{\"text\":\"a\"}}]}},\"finishReason\":\
+             \"{reason}\"}}],\"usageMetadata\":{{\"promptTokenCount\":9,\"candidatesTokenCount\":2}}}}\n\n"
+        )
+    };
+    let cohere = |reason| {
+        format!(
+            "data: {{\"type\":\"message-end\",\"delta\":{{\"finish_reason\":\"{reason}\",\"usage\":\
+             {{\"tokens\":{{\"input_tokens\":9,\"output_tokens\":2}}}}}}}}\n\n"
+        )
+    };
+    let ollama = |reason| {
+        format!(
+            "{{\"message\":{{\"content\":\"a\"}},\"done\":true,\"done_reason\":\"{reason}\",\
+             \"prompt_eval_count\":9,\"eval_count\":2}}\n"
+        )
+    };
+    let bedrock = |reason| {
+        let stop = format!("{{\"stopReason\":\"{reason}\"}}");
+        let usage = br#"{"usage":{"inputTokens":9,"outputTokens":2}}"#;
+        // A failure ends the reading, so that what was used has to come before.
+        let event = |name, data: &[u8]| Message::encode(&[(":event-type", name)], data);
+        let text = event("contentBlockDelta", br#"{"delta":{"text":"a"}}"#);
+        let stop = event("messageStop", stop.as_bytes());
+        [text, event("metadata", usage), stop].concat()
+    };
+    let of = |dialect, framing, stream: Vec<u8>, expected| {
+        let mut reader = StreamReader::new(dialect, framing);
+        reader.on_data(&stream);
+        assert_eq!(reader.finish_reason(), Some(expected), "{dialect:?}");
+        let usage = reader.usage();
+        let tokens = (usage.input_tokens, usage.output_tokens);
+        assert_eq!(tokens, (Some(9), Some(2)), "{dialect:?} {expected:?}");
+    };
+    let sse = |dialect, stream: String, expected| {
+        of(dialect, Framing::Sse, stream.into_bytes(), expected);
+    };
+    for (reason, expected) in [
+        ("stop", Stop),
+        ("length", Length),
+        ("tool_calls", ToolCalls),
+        ("content_filter", ContentFilter),
+        ("new", Other),
+    ] {
+        sse(Dialect::OpenAiChat, chat(reason), expected);
+    }
+    for (details, expected) in [
+        ("null", Stop),
+        (r#"{"reason":"max_output_tokens"}"#, Length),
+        (r#"{"reason":"content_filter"}"#, ContentFilter),
+        (r#"{"reason":"new"}"#, Other),
+    ] {
+        sse(Dialect::OpenAiResponses, responses(details), expected);
+    }
+    for (reason, expected) in [
+        ("end_turn", Stop),
+        ("max_tokens", Length),
+        ("tool_use", ToolCalls),
+        ("refusal", Refusal),
+        ("model_context_window_exceeded", ContextWindow),
+    ] {
+        sse(Dialect::Anthropic, anthropic(reason), expected);
+    }
+    for (reason, expected) in [
+        ("STOP", Stop),
+        ("MAX_TOKENS", Length),
+        ("SAFETY", ContentFilter),
+        ("MALFORMED_FUNCTION_CALL", BadGeneration),
+        ("LANGUAGE", Other),
+    ] {
+        sse(Dialect::Gemini, gemini(reason), expected);
+    }
+    for (reason, expected) in [
+        ("COMPLETE", Stop),
+        ("MAX_TOKENS", Length),
+        ("TOOL_CALL", ToolCalls),
+        ("ERROR_TOXIC", ContentFilter),
+    ] {
+        sse(Dialect::Cohere, cohere(reason), expected);
+    }
+    for (reason, expected) in [("stop", Stop), ("length", Length), ("load", Other)] {
+        let stream = ollama(reason).into_bytes();
+        of(Dialect::Ollama, Framing::Ndjson, stream, expected);
+    }
+    for (reason, expected) in [
+        ("end_turn", Stop),
+        ("max_tokens", Length),
+        ("tool_use", ToolCalls),
+        ("guardrail_intervened", ContentFilter),
+        ("malformed_tool_use", BadGeneration),
+    ] {
+        let framing = Framing::EventStream;
+        of(Dialect::BedrockConverse, framing, bedrock(reason), expected);
+    }
+}
+
+#[test]
+fn an_error_of_the_transport_of_amazons_is_known_by_its_code() {
+    let headers = [
+        (":message-type", "error"),
+        (":error-code", "ThrottlingException"),
+        (":error-message", "no"),
+    ];
+    let error = Message::encode(&headers, b"");
+    let content_type = "application/vnd.amazon.eventstream";
+    let (_, failed, outcome) = read(Dialect::BedrockConverse, content_type, [&error[..]]);
+    assert_eq!(failed.map(|failed| failed.kind()), Some(Kind::Throttled));
+    assert_eq!(outcome.kind(), Kind::Throttled);
+}
+
+#[test]
+fn json_without_a_field_that_is_no_error_fails_at_once() {
+    let bytes = b"{\"choices\":[]}\n";
+    let (_, failed, _) = read(Dialect::OpenAiChat, "text/event-stream", [&bytes[..]]);
+    assert_eq!(failed.map(|failed| failed.kind()), Some(Kind::Malformed));
 }

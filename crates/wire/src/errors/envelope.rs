@@ -145,9 +145,8 @@ impl Reader {
 
     /// Whether one more object may be looked into, at this depth.
     fn may_visit(&mut self, depth: usize) -> bool {
-        let may = depth <= MAX_DEPTH
-            && self.reports.len() < MAX_REPORTS
-            && self.visits < MAX_VISITS;
+        let may =
+            depth <= MAX_DEPTH && self.reports.len() < MAX_REPORTS && self.visits < MAX_VISITS;
         self.visits += usize::from(may);
         may
     }
@@ -301,7 +300,14 @@ impl Reader {
             }
         }
         let mut inside: Vec<&str> = Vec::new();
-        for key in ["message", "Message", "msg", "error_message", "error_msg", "error"] {
+        for key in [
+            "message",
+            "Message",
+            "msg",
+            "error_message",
+            "error_msg",
+            "error",
+        ] {
             match error.get(key) {
                 Some(Value::String(text)) => {
                     report.add_message(text);

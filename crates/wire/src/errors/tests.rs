@@ -52,7 +52,10 @@ fn an_answer_is_not_printed() {
         trailers: Some(&headers),
     };
     let printed = format!("{answer:?}");
-    assert!(!printed.contains("a-secret") && !printed.contains("97"), "{printed}");
+    assert!(
+        !printed.contains("a-secret") && !printed.contains("97"),
+        "{printed}"
+    );
 }
 
 #[test]
