@@ -38,7 +38,7 @@
 //! | `backstop.failover.attempt_started` | trace | an attempt is about to be sent |
 //! | `backstop.failover.attempt_ended` | debug | an attempt is over, at the end of its body |
 //! | `backstop.failover.target_skipped` | debug | a target was not asked, with the reason |
-//! | `backstop.failover.rescued` | info | another target than the first one answered |
+//! | `backstop.failover.rescued` | info | another target than the first one answered, and not to see that it works |
 //! | `backstop.failover.health_changed` | info | a target was ejected, is limited or is back |
 //! | `backstop.failover.budget_spent` | info | the budget did not pay for something |
 //! | `backstop.failover.exhausted` | warn | nobody answered |

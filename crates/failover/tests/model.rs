@@ -5,11 +5,12 @@ mod support;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use backstop_core::{Kind, Phase};
+use backstop_core::{Kind, Outcome, Phase};
 use backstop_failover::{
     Failover, Retry, Target,
     admission::{Admission, AdmissionConfig},
     budget::{Budget, BudgetConfig},
+    health::{Health, HealthConfig},
 };
 use bytes::Bytes;
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -256,14 +257,34 @@ fn settings() -> impl Strategy<Value = Settings> {
     })
 }
 
+const EJECTION: Duration = Duration::from_secs(5);
+
+/// A target's health that was ejected just now, for [`EJECTION`].
+fn due_for_a_probe() -> Health {
+    let config = HealthConfig::default().consecutive_faults(1).jitter(0.0);
+    let health = Health::new(config.ejection_base(EJECTION)).expect("valid");
+    let now = Instant::now();
+    let permit = health.try_acquire(now).expect("healthy so far");
+    permit.report(now, &Outcome::new(Kind::Unavailable));
+    health
+}
+
 fn build(models: &[Model], settings: Settings) -> Failover<Model, Toy> {
+    build_with(models, settings, |_, target| target)
+}
+
+fn build_with(
+    models: &[Model],
+    settings: Settings,
+    with: impl Fn(usize, Target<Model>) -> Target<Model>,
+) -> Failover<Model, Toy> {
     let targets = models
         .iter()
         .enumerate()
         .map(|(place, model)| {
             let one = AdmissionConfig::default().max_concurrent(1);
-            Target::new(format!("model-{place}"), model.clone())
-                .admission(Admission::new(one).expect("valid"))
+            let target = Target::new(format!("model-{place}"), model.clone());
+            with(place, target).admission(Admission::new(one).expect("valid"))
         })
         .collect();
     let plenty = Budget::new(BudgetConfig::default().share(100.0)).expect("valid");
@@ -361,7 +382,12 @@ proptest! {
     ) {
         block_on(async {
             let models: Vec<_> = scripts.into_iter().map(Model::new).collect();
-            let failover = build(&models, settings);
+            // All are ejected and due: whoever is asked is probed.
+            let health: Vec<_> = models.iter().map(|_| due_for_a_probe()).collect();
+            advance(EJECTION).await;
+            let failover = build_with(&models, settings, |place, target| {
+                target.health(health[place].clone())
+            });
             let call = async {
                 if let Ok(response) = failover.clone().oneshot(request()).await {
                     let _ = read(response.into_body()).await;
@@ -375,6 +401,7 @@ proptest! {
                 advance(Duration::from_millis(1_300)).await;
             }
             drop(call);
+            prop_assert!(!health.iter().any(Health::is_probed));
             for (model, status) in models.iter().zip(failover.handle().targets()) {
                 prop_assert_eq!(model.open.load(Ordering::SeqCst), 0);
                 prop_assert_eq!(status.in_flight, Some(0));
@@ -410,6 +437,40 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// That there is something to give back.
+#[test]
+fn a_probe_is_held_as_long_as_its_attempt_and_no_longer() {
+    let mut play = Play::stream(&["k", "t", "t."]).after(MS).ready_after(MS);
+    for piece in &mut play.body {
+        piece.0 = MS;
+    }
+    let settings = Settings {
+        at_most_once: false,
+        retries: 0,
+    };
+    block_on(async {
+        for polls in 1..=6 {
+            let models = [Model::new([play.clone()])];
+            let health = due_for_a_probe();
+            advance(EJECTION).await;
+            let with = |_, target: Target<Model>| target.health(health.clone());
+            let failover = build_with(&models, settings, with);
+            let call = async {
+                let response = failover.clone().oneshot(request()).await;
+                read(response.expect("it answers").into_body()).await
+            };
+            let mut call = tokio_test::task::spawn(call);
+            for poll in 1..=polls {
+                let over = call.poll().is_ready();
+                assert_eq!((over, health.is_probed()), (poll == 6, poll != 6), "{poll}");
+                advance(2 * MS).await;
+            }
+            drop(call);
+            assert!(!health.is_probed(), "{polls}");
+        }
+    });
 }
 
 /// For every number of tokens after which the stream is cut, and every size of the pieces.
