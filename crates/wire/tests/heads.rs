@@ -58,6 +58,15 @@ fn an_error_status_says_more_than_how_its_body_ends() {
 }
 
 #[test]
+fn an_error_status_of_grpc_says_more_than_how_its_body_ends() {
+    let error = reset();
+    for end in [End::Clean(None), End::Error(&*error), End::Dropped] {
+        let mut reader = reader(429, &[("content-type", "application/grpc")]);
+        assert_eq!(reader.on_end(end).kind(), Kind::Throttled);
+    }
+}
+
+#[test]
 fn a_success_that_breaks_off_is_what_broke_it() {
     let error = reset();
     let unary = || {
