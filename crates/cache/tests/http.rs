@@ -55,6 +55,7 @@ type Reply = (
     http::HeaderMap,
     Option<Served>,
     Result<String, String>,
+    Option<Outcome>,
 );
 
 /// Sends the requests one after the other, a second apart, and returns what came back.
@@ -130,6 +131,7 @@ async fn run_with(
             head.headers,
             head.extensions.get().cloned(),
             body,
+            head.extensions.get().copied(),
         ));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -200,6 +202,19 @@ async fn what_was_answered_as_json_is_replayed_as_stream_and_the_other_way_round
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fresh_answer_is_a_hit_and_not_stale() {
+    let mut config = CacheConfig::default();
+    config.fresh_for = Duration::from_secs(60);
+    let script = vec![(200, JSON, vec![Ok(WHOLE)], None)];
+    let asks = [("a", ask("hi", false)), ("a", ask("hi", true))];
+    let replies = run_with(config, script, &[""], asks).await;
+    assert_eq!(text(&replies[1]), "Hello there");
+    assert_eq!(replies[1].1["cache-status"], "backstop; hit");
+    assert_eq!(replies[1].1["age"], "1");
+    assert_eq!(replies[1].2.as_ref().unwrap().mode, Mode::Cached);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_healthy_stream_passes_byte_for_byte() {
     let replies = run(
         vec![(200, SSE, stream(4), None)],
@@ -218,7 +233,10 @@ async fn poison_is_never_kept() {
         (200, SSE, chunks, None)
     };
     let tool = r#"{"choices":[{"index":0,"message":{"role":"assistant","content":null,"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},"finish_reason":"tool_calls"}]}"#;
-    let poison: [(&str, Answer); 7] = [
+    let by = |mode| (200, JSON, vec![Ok(WHOLE)], Some(("", mode)));
+    let poison: [(&str, Answer); 9] = [
+        ("served fresh by somebody else", by(Mode::Cached)),
+        ("written by an operator", by(Mode::Simplified)),
         ("broken stream", cut(Err("reset"))),
         ("stream without end", (200, SSE, stream(3), None)),
         (
@@ -306,6 +324,20 @@ async fn the_operators_text_as_an_error_is_whole_and_final() {
         let body: Value = serde_json::from_str(reply.3.as_ref().unwrap()).unwrap();
         assert_eq!(body["error"]["message"], "Out of office: unavailable.");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_answer_was_found_to_be_goes_with_it() {
+    let failed = (503, JSON, vec![Ok(DOWN)], Some(("", Mode::Primary)));
+    let asks = || [("a", ask("hi", false))];
+    let passed = run(vec![failed.clone()], &[""], asks()).await;
+    let found = passed[0].4.map(|outcome| outcome.kind());
+    assert_eq!(found, Some(Kind::Unavailable));
+    let mut config = CacheConfig::default();
+    config.simplified = Some(SimplifiedAnswer::new("Out of office."));
+    let replies = run_with(config, vec![failed], &[""], asks()).await;
+    let served = replies[0].2.as_ref().unwrap();
+    assert_eq!((served.mode, served.attempts), (Mode::Simplified, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -531,11 +531,14 @@ async fn a_call_is_shared_only_if_both_may_and_what_fails_holds_nobody_up() {
     };
     for ask in [no_store, alone] {
         model.asked.store(0, Ordering::SeqCst);
-        let calls = (0..3).map(|_| stack.clone().oneshot(ask.clone()));
+        let start = Instant::now();
+        let asks = [Ask::new("a", "hi"), ask.clone(), ask.clone()];
+        let calls = asks.map(|ask| stack.clone().oneshot(ask));
         for answer in futures_util::future::join_all(calls).await {
             assert_eq!(answer.unwrap(), "a says hi");
         }
         assert_eq!(model.asked.load(Ordering::SeqCst), 3, "{ask:?}");
+        assert_eq!(Instant::now() - start, Duration::from_millis(100));
     }
     // An answer that is not kept is not shared, nor is a failure; who waited asks at once.
     for (prompt, kind) in [("hm...", Kind::Success), ("no", Kind::Unavailable)] {

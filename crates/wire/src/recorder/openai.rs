@@ -208,8 +208,9 @@ pub(super) fn unfold(answer: &Value, include_usage: bool, stream: &mut String) -
     };
     // With include_usage every other chunk has the field too, as null.
     let none = include_usage.then_some(&Value::Null);
-    for choice in &choices {
-        let index = choice.get("index")?;
+    for (place, choice) in choices.iter().enumerate() {
+        // There are servers that leave it out of an answer, which has an order.
+        let index = choice.get("index").cloned().unwrap_or(json!(place));
         let mut delta = |delta: Value| {
             let choice = json!([{"index": index, "delta": delta, "finish_reason": null}]);
             chunk(choice, none);
@@ -232,6 +233,7 @@ pub(super) fn unfold(answer: &Value, include_usage: bool, stream: &mut String) -
         // The last one says why it ended, and all else that is said of the choice.
         let mut last = choice.as_object()?.clone();
         last.remove("message");
+        last.insert("index".to_owned(), index.clone());
         last.insert("delta".to_owned(), json!({}));
         chunk(json!([last]), none);
     }

@@ -801,6 +801,17 @@ fn a_replayed_stream_has_all_that_its_dialect_promises() {
         assert_eq!(head.headers["cache-status"], "backstop; hit");
         events(&body).unwrap()
     };
+    let mut bare = answer.clone();
+    bare["choices"][0].as_object_mut().unwrap().remove("index");
+    let asked = r#"{"model":"m","stream":true}"#;
+    let both = [&answer, &bare].map(|answer| {
+        let mut chunks = events_of(&openai(), asked, answer);
+        chunks
+            .iter_mut()
+            .for_each(|chunk| chunk["id"] = json!(null));
+        chunks
+    });
+    assert_eq!(both[0], both[1]);
     for usage in [false, true] {
         let asked =
             json!({"model": "m", "stream": true, "stream_options": {"include_usage": usage}});
