@@ -311,6 +311,33 @@ async fn an_answer_or_a_request_above_its_limit_passes_by() {
     }
 }
 
+/// Nor is more of it held than would be kept.
+#[tokio::test(start_paused = true)]
+async fn an_answer_above_the_limit_is_not_waited_for() {
+    let model = service_fn(|_: Request<Replayable<Full<Bytes>>>| {
+        use futures_util::StreamExt as _;
+        let begun = Ok::<_, BoxError>(Frame::data(Bytes::from(&WHOLE[..100])));
+        let never_ends = futures_util::stream::iter([begun]).chain(futures_util::stream::pending());
+        let response = Response::builder().header("content-type", JSON);
+        std::future::ready(response.body(StreamBody::new(never_ends)))
+    });
+    let mut config = CacheConfig::default();
+    config.max_answer = 99;
+    let stack = CachedFallbackLayer::new(
+        config,
+        MemoryStore::new(1 << 20, Duration::from_secs(7200)),
+        KeySecret::random().unwrap(),
+        [ProducedBy::new("", "m")],
+        |_: &FrozenRequest| Some(Tenant::new(b"a")),
+        HttpRecorder::new(Dialect::OpenAiChat).unwrap(),
+        ClassifyHttp::new(Dialect::OpenAiChat),
+    );
+    let request = Request::new(Full::new(Bytes::from(ask("hi", false).to_string())));
+    let answering = stack.unwrap().layer(model).oneshot(request);
+    let answered = tokio::time::timeout(Duration::from_secs(60), answering).await;
+    assert_eq!(answered.unwrap().unwrap().status(), 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_operators_text_as_an_error_is_whole_and_final() {
     let mut config = CacheConfig::default();
