@@ -58,7 +58,7 @@ impl Classify<Question, String> for ClassifyClient {
         match error.downcast_ref() {
             Some(ClientError::TooManyRequests { retry_in }) => Outcome::new(Kind::Throttled)
                 .with_retry_after(*retry_in, HintSource::Body)
-                .with_evidence("the client library said so"),
+                .with_evidence("an error of the client library"),
             None => outcome_of(error),
         }
     }
