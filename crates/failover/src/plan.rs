@@ -64,7 +64,8 @@ pub trait Plan: Send + Sync + 'static {
         Ok(())
     }
 
-    /// The order for one call. A target that is not in it is not asked at all.
+    /// The order for one call. A target that is not in it is not asked at all, and a number beyond
+    /// [`Call::targets`] is passed over.
     fn order(&self, call: &Call) -> Order;
 
     /// A target's first token came `took` after the request was sent.
@@ -260,6 +261,19 @@ impl Order {
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Without numbers that are nobody's.
+    #[inline]
+    pub(crate) fn of_targets(self, targets: usize) -> Self {
+        if self.iter().all(|target| target < targets) {
+            return self;
+        }
+        let mut known = Self::empty();
+        for target in self.iter().filter(|target| *target < targets) {
+            known.push(target);
+        }
+        known
     }
 
     /// The targets from a place in the order on.

@@ -297,6 +297,28 @@ async fn the_mode_is_that_of_whoever_answers_also_in_an_exercise() {
 // === orders ===
 
 #[tokio::test(start_paused = true)]
+async fn a_plan_that_names_a_target_that_does_not_exist_is_followed_without_it() {
+    struct Strange;
+    impl Plan for Strange {
+        fn order(&self, _: &Call) -> Order {
+            let mut order = Order::empty();
+            for target in [2, 1, 31, 0] {
+                order.push(target);
+            }
+            order
+        }
+    }
+    let (first, second) = (healthy(), Model::new([Play::status(503)]));
+    let failover = builder()
+        .plan(|| Ok(Strange))
+        .build(targets(&[&first, &second]))
+        .unwrap();
+    let response = failover.oneshot(request()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert_eq!((first.calls(), second.calls()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_not_in_the_plans_order_is_not_asked_as_a_last_resort_either() {
     struct OnlyTheFirst;
     impl Plan for OnlyTheFirst {

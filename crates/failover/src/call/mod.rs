@@ -108,9 +108,9 @@ where
             needs = needs.bytes(bytes);
         }
         let exercise = inner.config.exercise.filter(|_| forced.is_none());
-        let planned = shared
-            .plan
-            .order(&planning(started, inner.services.len(), affinity));
+        let targets = inner.services.len();
+        let planned = shared.plan.order(&planning(started, targets, affinity));
+        let planned = planned.of_targets(targets);
         Self {
             inner,
             spare: None,
