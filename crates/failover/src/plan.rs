@@ -115,6 +115,8 @@ pub struct Affinity(u64);
 pub struct Order {
     places: [u8; MAX_TARGETS],
     len: u8,
+    /// Above the numbers in it; read for each call.
+    end: u8,
 }
 
 /// The order of the configuration: the first target is the primary.
@@ -205,6 +207,7 @@ impl Order {
         Self {
             places: [0; MAX_TARGETS],
             len: 0,
+            end: 0,
         }
     }
 
@@ -216,6 +219,7 @@ impl Order {
             *place = target;
             order.len = target + 1;
         }
+        order.end = order.len;
         order
     }
 
@@ -228,6 +232,7 @@ impl Order {
         if target < MAX_TARGETS && !self.as_slice().contains(&place) {
             self.places[usize::from(self.len)] = place;
             self.len += 1;
+            self.end = self.end.max(place + 1);
         }
     }
 
@@ -263,17 +268,16 @@ impl Order {
         self.len == 0
     }
 
-    /// Without numbers that are nobody's.
+    /// Leaves out numbers that are nobody's.
     #[inline]
-    pub(crate) fn of_targets(self, targets: usize) -> Self {
-        if self.iter().all(|target| target < targets) {
-            return self;
+    pub(crate) fn keep_below(&mut self, targets: usize) {
+        if usize::from(self.end) > targets {
+            let all = *self;
+            *self = Self::empty();
+            for target in all.iter().filter(|target| *target < targets) {
+                self.push(target);
+            }
         }
-        let mut known = Self::empty();
-        for target in self.iter().filter(|target| *target < targets) {
-            known.push(target);
-        }
-        known
     }
 
     /// The targets from a place in the order on.

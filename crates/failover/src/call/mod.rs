@@ -109,8 +109,8 @@ where
         }
         let exercise = inner.config.exercise.filter(|_| forced.is_none());
         let targets = inner.services.len();
-        let planned = shared.plan.order(&planning(started, targets, affinity));
-        let planned = planned.of_targets(targets);
+        let mut planned = shared.plan.order(&planning(started, targets, affinity));
+        planned.keep_below(targets);
         Self {
             inner,
             spare: None,
