@@ -11,6 +11,7 @@
 //!   [`Requests`] let one layer serve HTTP ([`Http`]) and typed services ([`Typed`]) alike.
 //! * [`body`] has the bodies: [`Replayable`](body::Replayable) for requests,
 //!   [`Peeked`](body::Peeked) and [`Watched`](body::Watched) for responses.
+//! * [`protobuf`] reads the few fields of a gRPC status that say why, and how long to wait.
 //! * [`Deadline`], [`TimeLimits`], [`Attempt`], [`Served`] and [`Headroom`] travel as typed extensions.
 //!   [`Observer`] hears what the layers do.
 //!
@@ -30,6 +31,7 @@ mod error;
 mod headroom;
 mod observer;
 mod outcome;
+pub mod protobuf;
 mod protocol;
 mod recorder;
 mod replay;

@@ -5,7 +5,10 @@ use std::{error::Error, time::Duration};
 use tonic::{Code, Status};
 
 use super::{connecting, deeper};
-use crate::{HintSource, Kind, Outcome, Phase, RetryAfter};
+use crate::{
+    HintSource, Kind, Outcome, Phase, RetryAfter,
+    protobuf::{self, Field, Fields},
+};
 
 pub(super) fn known(error: &(dyn Error + 'static)) -> Option<Outcome> {
     if let Some(status) = error.downcast_ref::<Status>() {
@@ -51,82 +54,20 @@ fn of_status(status: &Status) -> Outcome {
 
 /// The delay of the first `google.rpc.RetryInfo` in a `google.rpc.Status`; a negative one is none.
 fn retry_delay(status: &[u8]) -> Option<Duration> {
-    fn part(message: &[u8], number: u64) -> Option<&[u8]> {
-        Fields(message).find_map(|field| field.bytes(number))
+    fn parts(message: &[u8], wanted: u64) -> impl Iterator<Item = &[u8]> {
+        Fields::new(message).filter_map(move |(number, field)| match field {
+            Field::Bytes(bytes) if number == wanted => Some(bytes),
+            _ => None,
+        })
     }
     // Status: details = 3, each a google.protobuf.Any: type_url = 1, value = 2.
-    let mut details = Fields(status).filter_map(|field| field.bytes(3));
-    let is_info =
-        |any: &&[u8]| part(any, 1).is_some_and(|url| url.ends_with(b"/google.rpc.RetryInfo"));
-    // RetryInfo: retry_delay = 1, a google.protobuf.Duration: seconds = 1, nanos = 2.
-    let delay = part(part(details.find(is_info)?, 2)?, 1)?;
-    let number = |number| Fields(delay).find_map(|field| field.number(number));
-    // Negative numbers are two's complement: beyond the largest signed one.
-    let seconds = i64::try_from(number(1).unwrap_or(0)).ok()?;
-    let nanos = number(2).unwrap_or(0);
-    let nanos = u32::try_from(nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(Duration::new(seconds.unsigned_abs(), nanos))
-}
-
-/// The fields of a protobuf message, up to the first that is broken.
-struct Fields<'a>(&'a [u8]);
-
-/// A field by its number, as far as it is used here.
-enum Field<'a> {
-    Number(u64, u64),
-    Bytes(u64, &'a [u8]),
-}
-
-impl<'a> Field<'a> {
-    fn number(&self, wanted: u64) -> Option<u64> {
-        match self {
-            Self::Number(number, value) if *number == wanted => Some(*value),
-            _ => None,
-        }
-    }
-
-    fn bytes(&self, wanted: u64) -> Option<&'a [u8]> {
-        match self {
-            Self::Bytes(number, value) if *number == wanted => Some(value),
-            _ => None,
-        }
-    }
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Field<'a>;
-
-    fn next(&mut self) -> Option<Field<'a>> {
-        let key = self.varint()?;
-        let number = key >> 3;
-        let length = match key & 7 {
-            0 => return Some(Field::Number(number, self.varint()?)),
-            1 => 8,
-            2 => usize::try_from(self.varint()?).ok()?,
-            5 => 4,
-            _ => return None,
-        };
-        let (value, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(Field::Bytes(number, value))
-    }
-}
-
-impl Fields<'_> {
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (first, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(first & 0x7f) << shift;
-            if first & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
+    let is_info = |any: &&[u8]| {
+        let url = parts(any, 1).next();
+        url.is_some_and(|url| url.ends_with(b"/google.rpc.RetryInfo"))
+    };
+    let info = parts(status, 3).find(is_info)?;
+    // RetryInfo: retry_delay = 1.
+    protobuf::duration(parts(parts(info, 2).next()?, 1).next()?)
 }
 
 /// The canonical meanings: <https://grpc.io/docs/guides/status-codes/>.

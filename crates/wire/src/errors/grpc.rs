@@ -1,6 +1,9 @@
 //! gRPC: the status is in the trailers, the details in `grpc-status-details-bin`.
 
-use backstop_core::{Kind, Outcome, Scope};
+use backstop_core::{
+    Kind, Outcome, Scope,
+    protobuf::{self, Field, Fields},
+};
 use base64::Engine as _;
 use http::HeaderMap;
 
@@ -121,7 +124,7 @@ fn read_details(text: &str, report: &mut Report) {
         return;
     };
     report.family = Provider::Google;
-    for (number, field) in Fields(&bytes) {
+    for (number, field) in Fields::new(&bytes) {
         match (number, field) {
             (2, Field::Bytes(message)) if !report.has_message() => {
                 report.add_text(&String::from_utf8_lossy(message));
@@ -135,7 +138,7 @@ fn read_details(text: &str, report: &mut Report) {
 /// One `google.protobuf.Any` of the details.
 fn read_detail(any: &[u8], report: &mut Report) {
     let (mut url, mut value): (&[u8], &[u8]) = (b"", b"");
-    for (number, field) in Fields(any) {
+    for (number, field) in Fields::new(any) {
         match (number, field) {
             (1, Field::Bytes(bytes)) => url = bytes,
             (2, Field::Bytes(bytes)) => value = bytes,
@@ -143,98 +146,28 @@ fn read_detail(any: &[u8], report: &mut Report) {
         }
     }
     if url.ends_with(b"google.rpc.RetryInfo") {
-        for (number, field) in Fields(value) {
+        for (number, field) in Fields::new(value) {
             if let (1, Field::Bytes(duration)) = (number, field) {
-                report.set_delay(read_duration(duration));
+                report.set_delay(protobuf::duration(duration));
             }
         }
     } else if url.ends_with(b"google.rpc.QuotaFailure") {
-        for (_, field) in Fields(value) {
+        for (_, field) in Fields::new(value) {
             let Field::Bytes(violation) = field else {
                 continue;
             };
-            for (_, field) in Fields(violation) {
+            for (_, field) in Fields::new(violation) {
                 if let Field::Bytes(text) = field {
                     report.take_quota(&String::from_utf8_lossy(text));
                 }
             }
         }
     } else if url.ends_with(b"google.rpc.ErrorInfo") {
-        for (number, field) in Fields(value) {
+        for (number, field) in Fields::new(value) {
             if let (1, Field::Bytes(reason)) = (number, field) {
                 report.add_word(&String::from_utf8_lossy(reason));
             }
         }
-    }
-}
-
-/// `google.protobuf.Duration`; a negative one is none.
-fn read_duration(bytes: &[u8]) -> Option<std::time::Duration> {
-    let (mut secs, mut nanos) = (0_u64, 0_u64);
-    for (number, field) in Fields(bytes) {
-        match (number, field) {
-            (1, Field::Number(value)) => secs = value,
-            (2, Field::Number(value)) => nanos = value,
-            _ => {}
-        }
-    }
-    // Negative numbers are two's complement: beyond the largest signed one.
-    let secs = i64::try_from(secs).ok()?;
-    let nanos = u32::try_from(nanos)
-        .ok()
-        .filter(|nanos| *nanos < 1_000_000_000)?;
-    Some(std::time::Duration::new(u64::try_from(secs).ok()?, nanos))
-}
-
-/// The fields of a protobuf message, up to the first that is broken.
-struct Fields<'a>(&'a [u8]);
-
-/// The value of a field, as far as it is used here.
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = (u64, Field<'a>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let key = self.varint()?;
-        let field = match key & 7 {
-            0 => Field::Number(self.varint()?),
-            1 => Field::Bytes(self.take(8)?),
-            2 => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                Field::Bytes(self.take(length)?)
-            }
-            5 => Field::Bytes(self.take(4)?),
-            _ => return None,
-        };
-        Some((key >> 3, field))
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let (first, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(first & 0x7f) << shift;
-            if first & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        if length > self.0.len() {
-            return None;
-        }
-        let (taken, rest) = self.0.split_at(length);
-        self.0 = rest;
-        Some(taken)
     }
 }
 
